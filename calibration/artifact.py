@@ -1,0 +1,456 @@
+"""A calibration on disk: all that `serve` needs to decide, pinned to what it was measured on.
+
+The folder holds ``calibration.json``: readable, sorted keys, with a hash over its own content, so
+that an altered file is refused. Nothing in it is executable; it is never a pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+
+from calibration.calibrators import Calibrator, calibrator_from_dict
+from calibration.errors import ArtifactError, ArtifactMismatch, CalibrationError
+from calibration.thresholds import MIN_KEPT, OperatingPoint
+from uq import estimator_names, get_estimator
+
+FORMAT = 1
+"""Version of the file's layout; raised when a reader of the old one could not read the new."""
+
+FILE_NAME = "calibration.json"
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def estimator_versions() -> dict[str, int]:
+    """Return the version of every registered estimator by name, for `Binding.estimators`."""
+    return {name: get_estimator(name).version for name in estimator_names()}
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a calibration was measured on, or what is loaded now.
+
+    Attributes
+    ----------
+    model_sha256 : content hash of the GGUF.
+    quantisation : the GGUF's own name for it, e.g. ``Q4_1``.
+    template_sha256 : hash of the chat template.
+    sampler : settings of the sampler by name; values as JSON knows them.
+    estimators : version of each uncertainty estimator by name; see `estimator_versions`.
+    engine_build : version of the engine. Another one only warns: the same weights give the same
+        scores up to rounding.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    model_sha256: str
+    quantisation: str
+    template_sha256: str
+    sampler: Mapping[str, Any]
+    estimators: Mapping[str, int]
+    engine_build: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sampler", _as_json(self.sampler, "sampler"))
+        object.__setattr__(self, "estimators", dict(self.estimators))
+
+
+@dataclass(frozen=True)
+class EstimatorQuality:
+    """How well an estimator's raw score tells wrong answers from right ones, on all records.
+
+    `auroc` is the ROC AUC of uncertainty against incorrectness (0.5 = chance), `auroc_ci` its 95%
+    bootstrap interval, `n` the number of records whose score is known. Both are None when
+    there are too few known scores of either class to tell.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    auroc: float | None
+    auroc_ci: tuple[float, float] | None
+    n: int
+
+
+@dataclass(frozen=True)
+class EceScores:
+    """Expected calibration error (equal-mass bins, 0 = perfect) on the test part.
+
+    `before` is that of the naive confidence exp(mean log p), None when the traces hold no
+    log-probabilities; `after` that of p_correct, `after_ci` its 95% interval (bootstrap, widened
+    downwards by the bias of a finite sample); `expected` is what a perfectly calibrated p_correct
+    would show on as many answers by chance alone, which is that bias.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    before: float | None
+    after: float
+    after_ci: tuple[float, float]
+    expected: float
+
+
+@dataclass(frozen=True)
+class BrierScores:
+    """Mean squared distance of the confidence from the outcome, on the test part (0 = perfect).
+
+    `before` and `after` as in `EceScores`.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Distribution of the chosen uncertainty over the fit part: the reference for drift.
+
+    `edges` (bins + 1) are quantiles of the fit part, strictly rising, so its `counts` (bins) are
+    near equal; later scores outside the edges belong to the first or the last bin. `n_unknown`
+    counts the NaN scores, which are in no bin.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    n_unknown: int
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of the routing curve, measured on the test part.
+
+    `threshold` keeps `n_kept` answers, escalates the share `escalation_ratio`, and a share
+    `accuracy_kept` of the kept ones is right (None when none is kept).
+    """
+
+    __pydantic_config__ = _STRICT
+
+    threshold: float
+    escalation_ratio: float
+    accuracy_kept: float | None
+    n_kept: int
+
+
+def _read_calibrator(data: Any) -> Calibrator:
+    if not isinstance(data, Mapping):
+        raise ValueError("a calibrator is an object")
+    try:
+        return calibrator_from_dict(data)
+    except (CalibrationError, KeyError, TypeError) as error:
+        raise ValueError(f"not a calibrator: {error}") from error
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted, measured decision rule: uncertainty -> P(correct) -> keep or escalate.
+
+    Made by `calibration.fit.fit_calibration`; kept and read by `save` and `load`.
+
+    Attributes
+    ----------
+    binding : what it was measured on.
+    method : the estimator whose score is used.
+    calibrator : its score -> P(correct).
+    target : what the threshold was chosen for.
+    operating_point : the chosen threshold; its figures are those of the test part.
+    operating_points : the same for a table of usual targets.
+    unreachable : those usual targets that no threshold met.
+    routing_curve : at most 101 points from keeping all to keeping none, on the test part.
+    estimators : quality of each estimator's raw score, on all records.
+    ece, brier : calibration before and after, on the test part.
+    n, n_fit, n_test, n_unknown : records in all, in either part, and those of them whose score is
+        unknown.
+    accuracy, accuracy_test : share of right answers, among all `n` and on the test part: what
+        keeping everything would give.
+    histogram : the reference for drift.
+    holdout : how the labelled set was made; JSON values.
+    seed : of the split into parts.
+    created : date and time, ISO 8601.
+    format : layout of the file.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    binding: Binding
+    method: str
+    calibrator: Annotated[
+        Calibrator,
+        PlainValidator(_read_calibrator),
+        PlainSerializer(lambda calibrator: calibrator.to_dict()),
+    ]
+    target: str
+    operating_point: OperatingPoint
+    operating_points: tuple[OperatingPoint, ...]
+    unreachable: tuple[str, ...]
+    routing_curve: tuple[CurvePoint, ...]
+    estimators: Mapping[str, EstimatorQuality]
+    ece: EceScores
+    brier: BrierScores
+    n: int
+    n_fit: int
+    n_test: int
+    n_unknown: int
+    accuracy: float
+    accuracy_test: float
+    histogram: Histogram
+    holdout: Mapping[str, Any]
+    seed: int
+    created: str
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holdout", _as_json(self.holdout, "holdout"))
+        for name in self.needs:
+            if name not in self.binding.estimators:
+                raise ArtifactError(
+                    f"the method uses the estimator {name!r}, whose version the binding does not "
+                    f"name; it names {', '.join(sorted(self.binding.estimators)) or 'none'}"
+                )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the estimators that `p_correct` reads."""
+        return (self.method,)
+
+    @property
+    def threshold(self) -> float:
+        """Keep the local answer iff its p_correct is at least this."""
+        return self.operating_point.threshold
+
+    @cached_property
+    def id(self) -> str:
+        """``sha256:`` and the hash of the content."""
+        return _content_hash(self._content())
+
+    def p_correct(self, uncertainties: Mapping[str, float]) -> float:
+        """Return P(answer is correct) in [0, 1]; NaN when the score is unknown (NaN or infinite).
+
+        Parameters
+        ----------
+        uncertainties : mapping
+            Scores by estimator name, at least those in `needs`; what `uq.score_all` returns.
+
+        Raises
+        ------
+        CalibrationError
+            When a score that it needs was not given.
+        """
+        if self.method not in uncertainties:
+            raise CalibrationError(
+                f"this calibration reads the score {self.method!r}, but only "
+                f"{', '.join(sorted(uncertainties)) or 'no scores'} were given"
+            )
+        score = uncertainties[self.method]
+        if not math.isfinite(score):
+            return math.nan
+        return float(self.calibrator.predict(np.array([score]))[0])
+
+    def threshold_for_risk(self, max_risk: float) -> float | None:
+        """Return the lowest threshold whose measured error among kept answers is <= `max_risk`.
+
+        Read from the routing curve, where at least `MIN_KEPT` test answers were kept; None when no
+        such point reaches it. A measured figure, not a guarantee: picking the best of many points
+        makes it optimistic.
+
+        Raises
+        ------
+        CalibrationError
+            When `max_risk` is not in [0, 1].
+        """
+        if not 0.0 <= max_risk <= 1.0:
+            raise CalibrationError(f"max_risk must be from 0 to 1, not {max_risk!r}")
+        reached = [
+            point.threshold
+            for point in self.routing_curve
+            if point.accuracy_kept is not None
+            and point.n_kept >= MIN_KEPT
+            and 1.0 - point.accuracy_kept <= max_risk + 1e-9
+        ]
+        return min(reached, default=None)
+
+    def check(self, binding: Binding) -> list[str]:
+        """Compare with what is loaded now; return warnings (another engine build).
+
+        Raises
+        ------
+        ArtifactMismatch
+            When model, quantisation, chat template, a sampler setting, or the version of an
+            estimator that the method reads differs; its `differences` name every one.
+        """
+        mine = self.binding
+        differences = [
+            _difference(name, getattr(mine, name), getattr(binding, name))
+            for name in ("model_sha256", "quantisation", "template_sha256")
+            if getattr(mine, name) != getattr(binding, name)
+        ]
+        for name in sorted({*mine.sampler, *binding.sampler}):
+            was, now = mine.sampler.get(name, "not set"), binding.sampler.get(name, "not set")
+            if was != now:
+                differences.append(_difference(f"sampler.{name}", was, now))
+        for name in self.needs:
+            was, now = mine.estimators[name], binding.estimators.get(name, "missing")
+            if was != now:
+                differences.append(_difference(f"version of estimator {name}", was, now))
+        if differences:
+            raise ArtifactMismatch(tuple(differences))
+        if mine.engine_build != binding.engine_build:
+            return [
+                _difference("engine_build", mine.engine_build, binding.engine_build)
+                + "; scores may differ in their last digits"
+            ]
+        return []
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `GET /v1/calibration` shows: all but the calibrator's own parameters."""
+        content = self._content()
+        content["calibrator"] = {"kind": content["calibrator"].get("kind", "")}
+        return {
+            "id": self.id,
+            "threshold": self.threshold,
+            "min_kept": MIN_KEPT,
+            "certificate": self.operating_point.certificate,
+            **content,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the file's content, `id` included; `from_dict` is the inverse."""
+        return {"id": self.id, **self._content()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, source: str = "the calibration") -> Calibration:
+        """Rebuild a calibration from `to_dict`'s output; `source` names it in errors.
+
+        Raises
+        ------
+        ArtifactError
+            When a field is missing, unknown or of the wrong type, the format is another one, or the
+            content is not what its `id` says.
+        """
+        if "format" in data and data["format"] != FORMAT:
+            raise ArtifactError(
+                f"{source} has format {data['format']!r}, but this version reads format {FORMAT}; "
+                "run `router calibrate` again, or install the version that wrote it"
+            )
+        content = {name: value for name, value in data.items() if name != "id"}
+        try:
+            calibration = _calibration_type().validate_json(json.dumps(content), strict=True)
+        except ValidationError as error:
+            raise ArtifactError(f"{source} can't be used: {_what_is_wrong(error)}") from error
+        if "id" not in data:
+            raise ArtifactError(f"{source} can't be used: the field id is missing")
+        if data["id"] != _content_hash(content):
+            raise ArtifactError(
+                f"{source} has been altered: its id is {data['id']}, but its content hashes to "
+                f"{_content_hash(content)}; restore the original or run `router calibrate` again"
+            )
+        return calibration
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``calibration.json`` into `folder` (made when missing) and return its path.
+
+        The file is replaced in one step: a reader sees the old one or the new one, never half.
+        """
+        path = Path(folder) / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
+        fresh = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
+        try:
+            with fresh.open("w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                fresh.unlink()
+        return path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Calibration:
+        """Read the calibration in `folder`.
+
+        Raises
+        ------
+        ArtifactError
+            When there is none, it can't be read, or `from_dict` refuses it.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"there is no calibration at {path}; make one with `router calibrate`, or point "
+                "`calibration` at a folder that holds one"
+            ) from None
+        except OSError as error:
+            raise ArtifactError(f"{path} can't be read: {error.strerror}") from error
+        except ValueError as error:  # not JSON, or not UTF-8
+            raise ArtifactError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise ArtifactError(f"{path} holds no JSON object")
+        return cls.from_dict(data, source=str(path))
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = _calibration_type().dump_python(self, mode="json")
+        return content
+
+
+_adapters: list[TypeAdapter[Calibration]] = []
+
+
+def _calibration_type() -> TypeAdapter[Calibration]:
+    if not _adapters:  # built once, on first use: its schema needs the finished class
+        _adapters.append(TypeAdapter(Calibration))
+    return _adapters[0]
+
+
+def _content_hash(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _as_json(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return `values` as they come back from JSON (tuples as lists): equal after a round trip."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{name} can't be written as JSON: {error}") from error
+    return plain
+
+
+def _difference(name: str, was: object, now: object) -> str:
+    return f"{name} is {now}, but the calibration was measured with {was}"
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "missing":
+            problems.append(f"the field {field} is missing")
+        elif problem["type"] == "unexpected_keyword_argument":
+            problems.append(f"the field {field} is unknown")
+        else:
+            problems.append(f"the field {field} is wrong: {problem['msg']}")
+    return "; ".join(problems)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON knows")

@@ -1,0 +1,79 @@
+"""Arithmetic: sums in figures, from one digit to three."""
+
+from __future__ import annotations
+
+from random import Random
+
+from calibration.datasets.builtin.family import (
+    WORKED,
+    Family,
+    choice,
+    number,
+    pick,
+    pick_some,
+    whole,
+)
+from calibration.items import Item
+
+
+def _addition(rng: Random) -> Item:
+    low, high = pick(rng, ((1, 9), (1, 9), (2, 20), (10, 60), (100, 900)))
+    a, b = whole(rng, low, high), whole(rng, low, high)
+    asked = (f"What is {a} + {b}?", f"How much is {a} plus {b}?")[(a + b) % 2]
+    return number(f"{asked} Answer with just the number.", a + b)
+
+
+def _subtraction(rng: Random) -> Item:
+    low, high = pick(rng, ((1, 10), (1, 10), (1, 20), (10, 90), (100, 900)))
+    b, a = sorted((whole(rng, low, high), whole(rng, low, high)))
+    asked = (f"What is {a} - {b}?", f"How much is {a} minus {b}?")[(a + b) % 2]
+    return number(f"{asked} Answer with just the number.", a - b)
+
+
+def _multiplication(rng: Random) -> Item:
+    high_a, high_b = pick(rng, ((5, 10), (10, 10), (10, 10), (12, 12), (40, 9)))
+    a, b = whole(rng, 1, high_a), whole(rng, 2, high_b)
+    asked = (f"What is {a} x {b}?", f"What is {a} times {b}?")[(a + b) % 2]
+    return number(f"{asked} Answer with just the number.", a * b)
+
+
+def _division(rng: Random) -> Item:
+    b, quotient = whole(rng, 1, 10), whole(rng, 1, pick(rng, (5, 10, 12)))
+    asked = (f"What is {b * quotient} / {b}?", f"What is {b * quotient} divided by {b}?")[b % 2]
+    return number(f"{asked} Answer with just the number.", quotient)
+
+
+def _larger_number(rng: Random) -> Item:
+    top, n = pick(rng, ((20, 2), (100, 2), (100, 3), (1000, 3), (1000, 4)))
+    options = pick_some(rng, range(1, top), n)
+    word, best = pick(rng, (("largest", max(options)), ("smallest", min(options))))
+    if n == 2:
+        word = {"largest": "larger", "smallest": "smaller"}[word]
+    others = [str(option) for option in options if option != best]
+    return choice(rng, f"Which number is the {word}?", str(best), others)
+
+
+def _worked_sum(rng: Random) -> Item:
+    top = pick(rng, (5, 9, 9, 20))
+    a, b, c = whole(rng, 1, top), whole(rng, 1, top), whole(rng, 1, top)
+    if rng.random() < 0.6 or c > a + b:
+        shown, value = f"{a} + {b} + {c}", a + b + c
+    else:
+        shown, value = f"{a} + {b} - {c}", a + b - c
+    return number(
+        f"Work out {shown} step by step. End with the words \"The answer is\" and the number.",
+        value,
+        max_tokens=WORKED,
+    )
+
+
+_DOMAIN = "arithmetic"
+
+FAMILIES: tuple[Family, ...] = (
+    Family("addition", _DOMAIN, "two numbers added, one to three digits", "free", _addition),
+    Family("subtraction", _DOMAIN, "two numbers subtracted, one to three digits", "free", _subtraction),
+    Family("multiplication", _DOMAIN, "products up to 40 times 9", "free", _multiplication),
+    Family("division", _DOMAIN, "exact quotients from the times tables", "free", _division),
+    Family("larger-number", _DOMAIN, "the largest or smallest of two to four numbers", "choice", _larger_number, asks_options=True),
+    Family("worked-sum", _DOMAIN, "three numbers added or subtracted, step by step", "steps", _worked_sum),
+)

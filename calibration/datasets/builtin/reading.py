@@ -1,0 +1,139 @@
+"""Reading: a few sentences, and a question that they answer."""
+
+from __future__ import annotations
+
+from random import Random
+
+from calibration.datasets.builtin.family import (
+    Family,
+    choice,
+    number,
+    pick,
+    pick_some,
+    text,
+    whole,
+)
+from calibration.datasets.builtin.material import BOYS, CITIES, COLOURS, DAYS, GIRLS, NAMES, THINGS
+from calibration.items import Item
+
+_JOBS = (
+    *("nurse", "baker", "teacher", "farmer", "painter", "pilot", "lawyer", "dentist", "driver"),
+    *("gardener", "singer", "carpenter", "cook", "writer", "photographer", "plumber"),
+)
+_CLOTHES = ("scarf", "hat", "coat", "dress", "shirt", "sweater", "bag", "umbrella", "jacket")
+_FOODS = ("soup", "pizza", "rice", "salad", "pancakes", "noodles", "fish", "beans", "an omelette")
+_PETS = ("cat", "dog", "rabbit", "parrot", "hamster", "horse", "turtle", "goat")
+_PLACES = ("kitchen", "garden", "garage", "bedroom", "cellar", "attic", "library", "office")
+_HOBBIES = ("swimming", "chess", "painting", "dancing", "cycling", "cooking", "sewing", "fishing")
+_LOST = ("keys", "phone", "wallet", "glasses", "watch", "ring", "notebook", "camera")
+
+
+def _people(rng: Random, n: int) -> list[str]:
+    return pick_some(rng, NAMES, n)
+
+
+def _who_where(rng: Random) -> Item:
+    n = pick(rng, (1, 2, 2, 3, 4))
+    people, cities = _people(rng, n), pick_some(rng, CITIES, n)
+    jobs = pick_some(rng, _JOBS, n)
+    context = " ".join(
+        f"{who} works as a {job} in {city}."
+        for who, job, city in zip(people, jobs, cities, strict=True)
+    )
+    i = whole(rng, 0, n - 1)
+    kind = pick(rng, ("where", "job", "who"))
+    if kind == "where":
+        question = f"In which city does {people[i]} work? Answer with just the city."
+        return text(question, cities[i], context=context)
+    if kind == "job":
+        question = f"What is {people[i]}'s job? Answer with just the job."
+        return text(question, jobs[i], context=context)
+    question = f"Who works in {cities[i]}? Answer with just the name."
+    return text(question, people[i], context=context)
+
+
+def _detail(rng: Random) -> Item:
+    who = pick(rng, GIRLS)
+    thing, other = pick_some(rng, _CLOTHES, 2)
+    colour, second = pick_some(rng, COLOURS, 2)
+    day, city = pick(rng, DAYS), pick(rng, CITIES)
+    food = pick(rng, _FOODS)
+    context = (
+        f"On {day} {who} took the train to {city}. At the market she bought a {colour} {thing} "
+        f"for her mother and a {second} {other} for herself. For lunch she had {food}. "
+        "In the evening she went home, tired but happy."
+    )
+    asked, answer = pick(
+        rng,
+        (
+            (f"What colour is the {thing}?", colour),
+            (f"What colour is the {other}?", second),
+            (f"On which day did {who} take the train?", day),
+            (f"Where did {who} go by train?", city),
+            (f"What did {who} have for lunch?", food.removeprefix("an ")),
+            (f"What did {who} buy for her mother?", f"{colour} {thing}"),
+        ),
+    )
+    aliases = (thing,) if answer == f"{colour} {thing}" else ()
+    return text(f"{asked} Answer in a few words.", answer, *aliases, context=context)
+
+
+def _how_many(rng: Random) -> Item:
+    who = pick(rng, BOYS)
+    (_, first), (_, second), (_, third) = pick_some(rng, THINGS, 3)
+    a, b, c = pick_some(rng, range(2, pick(rng, (10, 30, 100))), 3)
+    extra = rng.random() < 0.5
+    context = f"In his room {who} keeps {a} {first} and {b} {second}."
+    if extra:
+        context += f" His sister has {c} {third}, but no {second}."
+    asked, value = pick(rng, ((first, a), (second, b)))
+    return number(
+        f"How many {asked} does {who} have? Answer with just the number.", value, context=context
+    )
+
+
+def _story_choice(rng: Random) -> Item:
+    who, friend = _people(rng, 2)
+    pet = pick(rng, _PETS)
+    places = pick_some(rng, _PLACES, 4)
+    lost = pick(rng, _LOST)
+    verb = "was" if not lost.endswith("s") or lost == "glass" else "were"
+    context = (
+        f"{who} could not find the {lost}. {who} looked in the {places[0]} and in the {places[1]}, "
+        f"but there was nothing. Then {friend} called from the {places[2]}: the {lost} {verb} there, "
+        f"and the {pet} was asleep beside the {lost}."
+    )
+    return choice(rng, f"Where {verb} the {lost}?", places[2], (places[0], places[1], places[3]), context=context)
+
+
+def _two_facts(rng: Random) -> Item:
+    a, b, c = _people(rng, 3)
+    pets = pick_some(rng, _PETS, 3)
+    hobbies = pick_some(rng, _HOBBIES, 3)
+    context = (
+        f"{a} has a {pets[0]} and likes {hobbies[0]}. {b} has a {pets[1]} and likes {hobbies[1]}. "
+        f"{c} has a {pets[2]} and likes {hobbies[2]}."
+    )
+    i = whole(rng, 0, 2)
+    people = (a, b, c)
+    question, answer = pick(
+        rng,
+        (
+            (f"Who has a {pets[i]}? Answer with just the name.", people[i]),
+            (f"Who likes {hobbies[i]}? Answer with just the name.", people[i]),
+            (f"What pet does the person who likes {hobbies[i]} have? Answer with one word.", pets[i]),
+            (f"What does the owner of the {pets[i]} like? Answer with one word.", hobbies[i]),
+        ),
+    )
+    return text(question, answer, context=context)
+
+
+_DOMAIN = "reading"
+
+FAMILIES: tuple[Family, ...] = (
+    Family("who-where", _DOMAIN, "people, their jobs and cities", "free", _who_where),
+    Family("detail", _DOMAIN, "one detail of a short story", "free", _detail),
+    Family("how-many", _DOMAIN, "a number given in the text", "free", _how_many),
+    Family("lost-and-found", _DOMAIN, "where something was found", "choice", _story_choice),
+    Family("two-facts", _DOMAIN, "three people, two facts each", "free", _two_facts),
+)

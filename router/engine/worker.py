@@ -1,0 +1,235 @@
+"""The engine in a child process, watched and restarted.
+
+llama.cpp aborts the process on an internal assertion. Behind this border such a crash costs the
+requests in flight, which end with EngineDown, and a restart; not the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import logging
+import socket
+import sys
+from collections.abc import AsyncGenerator, Sequence
+
+from router.engine import wire
+from router.engine.messages import (
+    Completion,
+    EngineConfig,
+    EngineInfo,
+    EngineStats,
+    GenerateRequest,
+    Message,
+    TextDelta,
+)
+from router.errors import EngineDown, EngineError, RouterError
+
+log = logging.getLogger("router.engine.worker")
+
+START_TIMEOUT = 300.0
+"""Seconds a child may take to load its model; a large one from a slow disk takes minutes."""
+STOP_TIMEOUT = 3.0
+RESTART_DELAYS = (0.1, 1.0, 5.0, 30.0)
+"""Seconds to wait before the first, second, ... restart in a row; the last one repeats."""
+
+_STOPPED_MESSAGE = "the engine process is not running; it is restarted by itself, try again shortly"
+
+
+class WorkerEngine:
+    """`Engine` whose model lives in a child process of its own."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._info: EngineInfo | None = None
+        self._child: _Child | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._restarts = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise EngineDown("the engine was never started")
+        return self._info
+
+    @property
+    def alive(self) -> bool:
+        return self._child is not None and not self._child.gone.is_set()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running child."""
+        return self._child.process.pid if self._child else None
+
+    async def start(self) -> None:
+        self._child, self._info = await _Child.start(self._config)
+        self._keeper = asyncio.create_task(self._keep_running())
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._child is not None:
+            await self._child.stop()
+            self._child = None
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        async with contextlib.aclosing(self.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Completion):
+                    return event
+        raise EngineDown("the engine ended an answer without completing it")
+
+    async def stream(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[TextDelta | Completion, None]:
+        async with contextlib.aclosing(self._running.ask(request)) as replies:
+            async for reply in replies:
+                if not isinstance(reply, TextDelta | Completion):
+                    raise EngineError(f"unexpected reply of the engine process: {reply!r}")
+                yield reply
+                if isinstance(reply, Completion):
+                    return
+
+    async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        reply = await self._running.ask_one(wire.CountTokens(tuple(messages)))
+        if not isinstance(reply, int):
+            raise EngineError(f"unexpected reply of the engine process: {reply!r}")
+        return reply
+
+    async def stats(self) -> EngineStats:
+        """The load; all idle while the child is being restarted."""
+        with contextlib.suppress(EngineDown):
+            reply = await self._running.ask_one(wire.AskStats())
+            if isinstance(reply, EngineStats):
+                return dataclasses.replace(reply, restarts=self._restarts)
+        return EngineStats(0, 0, self._config.slots, 0, 0, restarts=self._restarts)
+
+    @property
+    def _running(self) -> _Child:
+        if self._child is None or self._child.gone.is_set():
+            raise EngineDown(_STOPPED_MESSAGE)
+        return self._child
+
+    async def _keep_running(self) -> None:
+        failures = 0
+        while True:
+            if self._child is not None:
+                await self._child.gone.wait()
+                code = await self._child.stop()
+                log.error("the engine process ended with code %s; restarting it", code)
+                self._child = None
+            await asyncio.sleep(RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)])
+            try:
+                self._child, self._info = await _Child.start(self._config)
+            except RouterError as error:
+                failures += 1
+                log.error("the engine process could not be restarted: %s", error)
+            else:
+                self._restarts += 1
+                failures = 0
+                log.warning("the engine process is back (restart %d)", self._restarts)
+
+
+class _Child:
+    """One child process and the replies it owes."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.process = process
+        self.gone = asyncio.Event()
+        self._writer = writer
+        self._numbers = itertools.count(1)
+        self._replies: dict[int, asyncio.Queue[wire.Down | wire.Up]] = {}
+        self._pump = asyncio.create_task(self._deliver(reader))
+
+    @classmethod
+    async def start(cls, config: EngineConfig) -> tuple[_Child, EngineInfo]:
+        """Start a process and wait until it has loaded the model. Raises what loading raises."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "router.engine.child", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        wire.write(writer, wire.Envelope(0, config))
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                first = await wire.read(reader)
+        except BaseException as error:
+            await _end(process, writer)
+            if isinstance(error, TimeoutError):
+                raise EngineDown(
+                    f"the engine process did not load the model within {START_TIMEOUT:.0f} s"
+                ) from error
+            raise
+        if first is not None and isinstance(first.body, EngineInfo):
+            return cls(process, reader, writer), first.body
+        code = await _end(process, writer)
+        if first is not None and isinstance(first.body, RouterError):
+            raise first.body
+        raise EngineDown(f"the engine process ended with code {code} while loading the model")
+
+    async def ask(
+        self, body: wire.Down
+    ) -> AsyncGenerator[EngineInfo | TextDelta | Completion | int | EngineStats, None]:
+        """Send a request and yield its replies; closing the iterator cancels the request."""
+        number = next(self._numbers)
+        replies = self._replies[number] = asyncio.Queue()
+        self._send(number, body)
+        try:
+            while True:
+                reply = await replies.get()
+                if isinstance(reply, RouterError):
+                    raise reply
+                yield reply  # type: ignore[misc]  # the child sends `Up` only
+        finally:
+            del self._replies[number]
+            if not self.gone.is_set():
+                self._send(number, wire.Cancel())
+
+    async def ask_one(
+        self, body: wire.Down
+    ) -> EngineInfo | TextDelta | Completion | int | EngineStats:
+        """Send a request that has one reply."""
+        async with contextlib.aclosing(self.ask(body)) as replies:
+            return await anext(replies)
+
+    def _send(self, number: int, body: wire.Down) -> None:
+        wire.write(self._writer, wire.Envelope(number, body))
+
+    async def _deliver(self, reader: asyncio.StreamReader) -> None:
+        while (envelope := await wire.read(reader)) is not None:
+            if queue := self._replies.get(envelope.id):
+                queue.put_nowait(envelope.body)
+        self.gone.set()
+        for queue in self._replies.values():
+            queue.put_nowait(EngineDown("the engine process died while it answered"))
+
+    async def stop(self) -> int:
+        """End the process; returns its exit code."""
+        code = await _end(self.process, self._writer)
+        await self._pump
+        return code
+
+
+async def _end(process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> int:
+    """Hang up, which tells the child to stop; kill it if it does not."""
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT):
+            return await process.wait()
+    except TimeoutError:
+        process.kill()
+        return await process.wait()

@@ -1,0 +1,109 @@
+"""Everything that can go wrong between a query and its answer.
+
+RouterError
+├── ConfigError              a setting is unknown, malformed or contradicts another
+├── ModelError               the model can't be found, fetched, verified or loaded
+├── EngineError              the local engine could not answer
+│   ├── PromptTooLong        the prompt does not fit the engine's context
+│   ├── TemplateRefused      the model's chat template does not accept the conversation
+│   ├── EngineBusy           all slots and the whole wait queue are taken
+│   └── EngineDown           the engine process died or is being restarted
+├── UpstreamError            the remote LLM could not answer
+│   ├── UpstreamUnavailable  refused, timed out, reset, or kept answering 429/5xx
+│   └── UpstreamRejected     the upstream judged the request itself to be wrong (4xx)
+└── CapabilityError          the request needs what the local model lacks, and there is no upstream
+
+Errors about data, grading and calibration artifacts are in `calibration.errors`.
+"""
+
+from __future__ import annotations
+
+
+class RouterError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class ConfigError(RouterError):
+    """A setting is unknown, malformed or contradicts another."""
+
+
+class ModelError(RouterError):
+    """The model can't be found, fetched, verified or loaded."""
+
+
+class EngineError(RouterError):
+    """The local engine could not answer."""
+
+
+class PromptTooLong(EngineError):
+    """The prompt does not fit the engine's context."""
+
+    def __init__(self, n_prompt: int, context: int) -> None:
+        super().__init__(
+            f"the prompt has {n_prompt} tokens and at least one more is needed for the answer, "
+            f"but the context holds {context}; shorten the prompt or raise `context`"
+        )
+        self.n_prompt = n_prompt
+        self.context = context
+
+    def __reduce__(self) -> tuple[type[PromptTooLong], tuple[int, int]]:
+        return type(self), (self.n_prompt, self.context)
+
+
+class TemplateRefused(EngineError):
+    """The model's chat template does not accept the conversation."""
+
+
+class EngineBusy(EngineError):
+    """All slots and the whole wait queue are taken. `retry_after` is in seconds."""
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        super().__init__(
+            f"the local engine is busy: {waiting} requests are already waiting; "
+            f"try again in {retry_after:.0f} s"
+        )
+        self.waiting = waiting
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[EngineBusy], tuple[int, float]]:
+        return type(self), (self.waiting, self.retry_after)
+
+
+class EngineDown(EngineError):
+    """The engine process died or is being restarted."""
+
+
+class UpstreamError(RouterError):
+    """The remote LLM could not answer."""
+
+
+class UpstreamUnavailable(UpstreamError):
+    """The upstream refused, timed out, was reset, or kept answering 429/5xx."""
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream judged the request itself to be wrong; carries its status and error body."""
+
+    def __init__(self, status: int, body: dict[str, object]) -> None:
+        super().__init__(f"the upstream rejected the request with status {status}: {body}")
+        self.status = status
+        self.body = body
+
+
+class CapabilityError(RouterError):
+    """The request needs what the local model lacks, and no upstream may take it.
+
+    `param` names the request field, `need` says what it asks for, `why` why it can't go elsewhere.
+    """
+
+    def __init__(
+        self,
+        param: str,
+        need: str,
+        why: str = "no upstream is configured; set `upstream` or leave it out",
+    ) -> None:
+        super().__init__(
+            f"`{param}` asks for {need}, which the local model does not support, and {why}"
+        )
+        self.param = param
+        self.need = need

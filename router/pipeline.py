@@ -1,0 +1,450 @@
+"""How one query is routed: a local answer, its uncertainty, P(correct), keep or escalate."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from calibration import shipped
+from calibration.artifact import Calibration
+from router.answer import (
+    Answer,
+    Decision,
+    Need,
+    Query,
+    Reason,
+    RemoteChunk,
+    StreamEvent,
+    Usage,
+)
+from router.binding import binding_of
+from router.config import Settings
+from router.engine import engine_config, local_engine
+from router.engine.engine import Engine
+from router.engine.messages import (
+    GREEDY,
+    Completion,
+    EngineTimings,
+    GenerateRequest,
+    TextDelta,
+)
+from router.engine.worker import WorkerEngine
+from router.errors import (
+    CapabilityError,
+    EngineDown,
+    EngineError,
+    PromptTooLong,
+    TemplateRefused,
+    UpstreamUnavailable,
+)
+from router.remote import RemoteAnswer, Upstream, is_usage_chunk, usage_of
+from uq import score_all
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """USD per million tokens of the upstream: prompt, answer."""
+
+    prompt: float = 0.0
+    answer: float = 0.0
+
+    def cost(self, usage: Usage) -> float:
+        """USD that `usage` costs at the upstream."""
+        return (usage.prompt_tokens * self.prompt + usage.completion_tokens * self.answer) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What the device made of a query: an answer, or why there is none; and the route it wants."""
+
+    wanted: Decision
+    """The decision by policy and scores, as if the upstream were sure to answer."""
+    completion: Completion | None = None
+    error: EngineError | None = None
+
+
+class Pipeline:
+    """Routes queries between one engine and at most one upstream.
+
+    `start` loads the model and checks that the calibration belongs to it. `warnings` then holds
+    what an operator should know (no calibration for this model, another engine build).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        calibration_folder: str = "",
+        upstream: Upstream | None = None,
+        prices: Prices = Prices(),
+    ) -> None:
+        self.engine = engine
+        self.upstream = upstream
+        self.calibration: Calibration | None = None
+        self.warnings: list[str] = []
+        self._calibration_folder = calibration_folder
+        self._prices = prices
+
+    async def start(self) -> None:
+        """Start the engine and load the calibration.
+
+        Raises ModelError, EngineError, and ArtifactError when the calibration folder that was asked
+        for is unusable or belongs to something else.
+        """
+        await self.engine.start()
+        try:
+            self._load_calibration()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop the engine and release the upstream's connections."""
+        await self.engine.close()
+        if self.upstream is not None:
+            await self.upstream.close()
+
+    def _load_calibration(self) -> None:
+        binding = binding_of(self.engine.info)
+        if self._calibration_folder:
+            self.calibration = Calibration.load(self._calibration_folder)
+            self.warnings += self.calibration.check(binding)
+            return
+        self.calibration = shipped.find(binding.model_sha256)
+        if self.calibration is None:
+            self.warnings.append(
+                "no calibration ships for this model, so nothing can be trusted by its score; "
+                "make one with `router calibrate --dataset holdout`"
+            )
+        else:
+            self.warnings += self.calibration.check(binding)
+
+    async def answer(self, query: Query) -> Answer:
+        """Answer `query`, locally or by the upstream.
+
+        Raises
+        ------
+        CapabilityError, PromptTooLong
+            The local model can't answer this, and there is no upstream that may.
+        EngineBusy, EngineDown, EngineError
+            The engine can't answer now, and there is no upstream that may.
+        UpstreamUnavailable, UpstreamRejected
+            The upstream failed, and there is no local answer to fall back on.
+        """
+        clock = _Clock()
+        attempt = await self._attempt(query)
+        if attempt.wanted.route == "local":
+            return self._local(attempt, attempt.wanted, clock)
+        upstream = self._upstream_for(query, attempt)
+        if upstream is None:
+            return self._local(attempt, _degraded(attempt.wanted, "no_upstream"), clock)
+        with clock.remote():
+            try:
+                remote = await upstream.chat(query.body)
+            except UpstreamUnavailable:
+                if attempt.completion is None:
+                    raise
+                return self._local(attempt, _degraded(attempt.wanted, "upstream_down"), clock)
+        return self._remote(attempt, remote, clock)
+
+    async def route(self, query: Query) -> Answer:
+        """The local answer and the decision it leads to, without ever asking the upstream.
+
+        Raises as `answer` does when there is no upstream.
+        """
+        clock = _Clock()
+        attempt = await self._attempt(dataclasses.replace(query, mode="auto"))
+        if attempt.completion is not None:
+            return self._local(attempt, attempt.wanted, clock)
+        if self._upstream_for(query, attempt) is None:
+            raise EngineDown("the engine gave no answer")
+        return Answer(
+            text="",
+            finish_reason="stop",
+            decision=attempt.wanted,
+            usage_local=None,
+            usage_remote=None,
+            cost_usd=0.0,
+            saved_usd=0.0,
+            timings_ms=clock.timings(None),
+        )
+
+    async def stream(self, query: Query) -> AsyncGenerator[StreamEvent, None]:
+        """Answer `query` in ``hold`` mode: one Decision, then the text, then the Answer.
+
+        The Decision comes once the route is final: with the upstream's first chunk, or the finished
+        local answer. Raises as `answer`; UpstreamUnavailable after chunks means the answer was cut.
+        """
+        clock = _Clock()
+        attempt = await self._attempt(query)
+        upstream = None
+        decision = attempt.wanted
+        if decision.route == "remote":
+            upstream = self._upstream_for(query, attempt)
+            if upstream is None:
+                decision = _degraded(decision, "no_upstream")
+        if upstream is not None:
+            async with contextlib.aclosing(upstream.stream(query.body)) as chunks:
+                with clock.remote():
+                    first = await self._first_chunk(chunks, attempt)
+                if first is not None:
+                    async for event in self._pass_on(attempt, first, chunks, clock):
+                        yield event
+                    return
+            decision = _degraded(decision, "upstream_down")
+        yield decision
+        for piece in _pieces(attempt.completion):
+            yield TextDelta(piece)
+        yield self._local(attempt, decision, clock)
+
+    async def _attempt(self, query: Query) -> _Attempt:
+        """What the device can do for `query`, and where policy and scores send it."""
+        if query.mode == "remote":
+            return _Attempt(self._decision("remote", "policy"))
+        if query.needs:
+            return _Attempt(self._decision("remote", "capability"))
+        request = GenerateRequest(
+            messages=query.messages,
+            sampler=query.sampler,
+            max_tokens=query.max_tokens,
+            stop=query.stop,
+            top_logprobs=query.top_logprobs,
+        )
+        try:
+            completion = await self.engine.generate(request)
+        except (PromptTooLong, TemplateRefused) as error:
+            return _Attempt(self._decision("remote", "capability"), error=error)
+        except EngineError as error:  # down, or it failed on this very batch: it can't take it now
+            return _Attempt(self._decision("remote", "busy"), error=error)
+        return _Attempt(self._judge(query, completion), completion)
+
+    def _judge(self, query: Query, completion: Completion) -> Decision:
+        """Keep or escalate a local answer. Unknown is not confident: NaN escalates."""
+        scores = score_all(completion.trace)
+        shown = scores if query.estimators is None else {n: scores[n] for n in query.estimators}
+        judged = dataclasses.replace(
+            self._decision("local", "policy"),
+            uncertainty=shown,
+            calibrated_sampler=query.sampler == GREEDY,
+        )
+        if self.calibration is None:
+            if query.mode == "local" or query.local_only:
+                return judged
+            return dataclasses.replace(judged, route="remote", reason="uncalibrated")
+        p_correct = self.calibration.p_correct(scores)
+        threshold = self._threshold(query, self.calibration)
+        judged = dataclasses.replace(
+            judged, p_correct=None if math.isnan(p_correct) else p_correct, threshold=threshold
+        )
+        confident = threshold is not None and p_correct >= threshold
+        if query.mode == "local":
+            return judged
+        if confident:
+            return dataclasses.replace(judged, reason="confident")
+        if query.local_only:
+            return dataclasses.replace(judged, degraded=True)
+        return dataclasses.replace(judged, route="remote", reason="uncertain")
+
+    def _threshold(self, query: Query, calibration: Calibration) -> float | None:
+        if query.threshold is not None:
+            return query.threshold
+        if query.max_risk is not None:
+            return calibration.threshold_for_risk(query.max_risk)
+        return calibration.threshold
+
+    def _upstream_for(self, query: Query, attempt: _Attempt) -> Upstream | None:
+        """The upstream, if there is one and the query may leave the machine.
+
+        Without it and without a local answer there is nothing to return: raises what stands in the
+        way.
+        """
+        allowed = self.upstream is not None and not query.local_only and query.mode != "local"
+        if allowed:
+            return self.upstream
+        if attempt.completion is not None:
+            return None
+        if attempt.error is not None:
+            raise attempt.error
+        need = query.needs[0] if query.needs else Need("model", "the remote model")
+        raise CapabilityError(need.param, need.what, self._why_no_upstream(query))
+
+    def _why_no_upstream(self, query: Query) -> str:
+        if self.upstream is None:
+            return "no upstream is configured; set `upstream` or leave it out"
+        return f"{'local_only' if query.local_only else 'the mode `local`'} rules the upstream out"
+
+    async def _first_chunk(
+        self, chunks: AsyncGenerator[dict[str, Any]], attempt: _Attempt
+    ) -> dict[str, Any] | None:
+        """The upstream's first chunk; None when it fails and there is a local answer instead."""
+        try:
+            return await anext(chunks)
+        except UpstreamUnavailable:
+            if attempt.completion is None:
+                raise
+            return None
+        except StopAsyncIteration:
+            if attempt.completion is None:
+                raise UpstreamUnavailable("the upstream sent an empty stream") from None
+            return None
+
+    async def _pass_on(
+        self,
+        attempt: _Attempt,
+        first: dict[str, Any],
+        rest: AsyncGenerator[dict[str, Any]],
+        clock: _Clock,
+    ) -> AsyncIterator[StreamEvent]:
+        yield attempt.wanted
+        summary = _StreamSummary()
+        with clock.remote():
+            chunk: dict[str, Any] | None = first
+            while chunk is not None:
+                summary.add(chunk)
+                if not is_usage_chunk(chunk):
+                    yield RemoteChunk(chunk)
+                chunk = await anext(rest, None)
+        remote = RemoteAnswer(
+            body={}, text=summary.text, finish_reason=summary.finish_reason, usage=summary.usage
+        )
+        answer = self._remote(attempt, remote, clock)
+        yield dataclasses.replace(answer, remote_body=None)
+
+    def _local(self, attempt: _Attempt, decision: Decision, clock: _Clock) -> Answer:
+        completion = attempt.completion
+        if completion is None:
+            raise EngineDown("the engine gave no answer")
+        trace = completion.trace
+        usage = Usage(trace.n_prompt, len(trace))
+        kept = decision.route == "local"
+        return Answer(
+            text=trace.text,
+            finish_reason=trace.finish_reason,
+            decision=decision,
+            usage_local=usage,
+            usage_remote=None,
+            cost_usd=0.0,
+            saved_usd=self._prices.cost(usage) if kept and not decision.degraded else 0.0,
+            timings_ms=clock.timings(completion),
+            trace=trace,
+            pieces=completion.pieces,
+            top_pieces=completion.top_pieces,
+        )
+
+    def _remote(self, attempt: _Attempt, remote: RemoteAnswer, clock: _Clock) -> Answer:
+        completion = attempt.completion
+        local = Usage(completion.trace.n_prompt, len(completion.trace)) if completion else None
+        return Answer(
+            text=remote.text,
+            finish_reason=remote.finish_reason,
+            decision=attempt.wanted,
+            usage_local=local,
+            usage_remote=remote.usage,
+            cost_usd=self._prices.cost(remote.usage) if remote.usage else 0.0,
+            saved_usd=0.0,
+            timings_ms=clock.timings(completion),
+            trace=completion.trace if completion else None,
+            remote_body=remote.body,
+        )
+
+    def _decision(self, route: str, reason: Reason) -> Decision:
+        calibration = self.calibration
+        return Decision(
+            route="local" if route == "local" else "remote",
+            reason=reason,
+            threshold=calibration.threshold if calibration else None,
+            calibration=calibration.id if calibration else None,
+            certificate=calibration.operating_point.certificate if calibration else None,
+        )
+
+
+def _degraded(wanted: Decision, reason: Reason) -> Decision:
+    """The local answer in place of the remote one that was wanted."""
+    return dataclasses.replace(wanted, route="local", reason=reason, degraded=True)
+
+
+def _pieces(completion: Completion | None) -> Iterator[str]:
+    """The answer's text, cut where its tokens begin."""
+    if completion is None:
+        return
+    trace = completion.trace
+    starts = [int(offset) for offset in trace.offsets]
+    for start, end in zip(starts, [*starts[1:], len(trace.text)], strict=True):
+        if end > start:
+            yield trace.text[start:end]
+
+
+class _StreamSummary:
+    """What an upstream's chunks amount to."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.finish_reason = "stop"
+        self.usage = Usage()
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        self.usage = usage_of(chunk) or self.usage
+        for choice in chunk.get("choices") or []:
+            self.text += (choice.get("delta") or {}).get("content") or ""
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+
+
+class _Clock:
+    """Measures one query's way, in milliseconds."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._remote_ms = 0.0
+
+    @contextlib.contextmanager
+    def remote(self) -> Iterator[None]:
+        """Counts what happens inside as time spent on the upstream."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._remote_ms += (time.perf_counter() - began) * 1e3
+
+    def timings(self, completion: Completion | None) -> dict[str, float]:
+        """What `Answer.timings_ms` holds."""
+        local = completion.timings if completion else EngineTimings()
+        return {
+            "queue": local.queue,
+            "prefill": local.prefill,
+            "decode": local.decode,
+            "uq": local.uq,
+            "remote": self._remote_ms,
+            "total": (time.perf_counter() - self._began) * 1e3,
+        }
+
+
+def build_pipeline(settings: Settings, *, engine: Engine | None = None) -> Pipeline:
+    """The pipeline that `settings` describe, nothing started yet.
+
+    The engine runs in a child process unless one is given. Raises ModelError when the model can't
+    be found or fetched.
+    """
+    if engine is None:
+        engine = WorkerEngine(engine_config(settings))
+    return Pipeline(
+        engine,
+        calibration_folder=settings.calibration,
+        upstream=Upstream.from_settings(settings),
+        prices=Prices(settings.upstream_price_in, settings.upstream_price_out),
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
+    """A started pipeline whose engine lives in this process; closed on leaving."""
+    pipeline = build_pipeline(settings, engine=local_engine(settings))
+    await pipeline.start()
+    try:
+        yield pipeline
+    finally:
+        await pipeline.close()

@@ -1,0 +1,104 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.config import Settings
+from router.errors import RouterError
+from router.pipeline import build_pipeline
+from service import logs
+from service.disconnect import ClientGoneError
+from service.errors import ApiError, bad_request, from_http_exception, from_router_error
+from service.gateway import Gateway, build_cache
+from service.metrics import Metrics
+from service.middleware import RequestContext
+from service.openai import ChatRequest
+from service.ports import PipelinePort
+from service.routes import calibration, chat, health, metrics, models, route
+
+DESCRIPTION = """Answers on the device when the small model is sure, asks a large one when not.
+
+Speaks OpenAI's chat API; the model is `auto`, `local` or `remote`."""
+
+
+class GatewayApp(FastAPI):
+    """FastAPI, describing also the request model that the routes read by themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            chat = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            parts = {**chat.pop("$defs"), "ChatRequest": chat}
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        return super().openapi()
+
+
+def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> FastAPI:
+    """Return the application; its lifespan starts and closes the pipeline.
+
+    `pipeline` (not started) replaces the one that `settings` describe.
+    """
+    logs.configure(settings.log_level)
+    measured = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            running: PipelinePort = build_pipeline(settings) if pipeline is None else pipeline
+            stack.push_async_callback(running.close)
+            cache = build_cache(settings, measured)
+            stack.push_async_callback(cache.close)
+            await running.start()
+            app.state.gateway = gateway = Gateway(settings, running, cache, measured)
+            stack.push_async_callback(gateway.close)
+            yield
+
+    app = GatewayApp(
+        title="seek-stronger",
+        version=version("seek-stronger"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    app.add_middleware(RequestContext, metrics=measured)
+    for part in (chat, route, models, calibration, health, metrics):
+        app.include_router(part.router)
+    _handle_errors(app)
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Give every failure OpenAI's shape; what has no handler here ends in `RequestContext`."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, exc: ApiError) -> Response:
+        return exc.response()
+
+    @app.exception_handler(RouterError)
+    async def router_error(_: Request, exc: RouterError) -> Response:
+        face = from_router_error(exc)
+        if face is None:
+            raise exc
+        return face.response()
+
+    @app.exception_handler(HTTPException)
+    async def http_exception(request: Request, exc: HTTPException) -> Response:
+        return from_http_exception(exc, request).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(_: Request, exc: RequestValidationError) -> Response:
+        first = exc.errors()[0]
+        return bad_request(str(first["msg"]), str(first["loc"][-1])).response()
+
+    @app.exception_handler(ClientGoneError)
+    async def client_gone(_: Request, __: ClientGoneError) -> Response:
+        return Response(status_code=499)

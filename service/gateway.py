@@ -1,0 +1,248 @@
+"""The gateway itself, without HTTP: cache, then one run for all who ask the same, then cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from router.answer import Answer, Decision, Query, RemoteChunk, StreamEvent
+from router.config import Settings
+from router.engine.messages import EngineInfo, TextDelta
+from router.errors import ConfigError
+from service import stored
+from service.assemble import assemble
+from service.cache import Cache, MemoryCache, RedisCache
+from service.keys import Facts, cache_key, shareable, worth_keeping
+from service.metrics import Metrics
+from service.ports import CalibrationPort, EnginePort, PipelinePort
+from service.query import wants_logprobs
+from service.replies import CacheStatus
+from service.single_flight import SingleFlight
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An answer and what the cache had to do with it."""
+
+    answer: Answer
+    cache: CacheStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHead:
+    """What is known of a streamed answer before its first piece: all that the headers say."""
+
+    decision: Decision
+    cache: CacheStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The cache had the answer."""
+
+    answer: Answer
+
+
+StreamItem = StreamHead | TextDelta | RemoteChunk | Served
+"""A streamed answer: one StreamHead, its pieces (none when it was there already), last Served."""
+
+
+class Gateway:
+    """What the routes work with; lives in ``app.state.gateway`` while the application runs.
+
+    `pipeline` has been started. Who made it and the cache closes them, after `close`.
+    """
+
+    def __init__(
+        self, settings: Settings, pipeline: PipelinePort, cache: Cache, metrics: Metrics
+    ) -> None:
+        self.settings = settings
+        self.pipeline = pipeline
+        self.cache = cache
+        self.metrics = metrics
+        self.info: EngineInfo = pipeline.engine.info
+        self.created = int(time.time())
+        self.draining = False
+        self._flights: SingleFlight[StreamEvent | _Found] = SingleFlight()
+
+    @property
+    def engine(self) -> EnginePort:
+        return self.pipeline.engine
+
+    @property
+    def calibration(self) -> CalibrationPort | None:
+        return self.pipeline.calibration
+
+    @property
+    def in_flight(self) -> int:
+        """How many answers are being made."""
+        return len(self._flights)
+
+    def drain(self) -> None:
+        """Say on ``/readyz`` that this gateway is about to stop; it goes on answering."""
+        self.draining = True
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        self.drain()
+        await self._flights.close()
+
+    def key(self, query: Query, headers: Mapping[str, str]) -> str | None:
+        """Return the key under which `query` shares its answer; None when it must not."""
+        if not shareable(query, headers):
+            return None
+        calibration = self.calibration
+        facts = Facts(
+            model_sha256=self.info.model_sha256,
+            template_sha256=self.info.template_sha256,
+            n_context=self.info.n_context,
+            calibration=None if calibration is None else calibration.id,
+            upstream=self.settings.upstream,
+            upstream_model=self.settings.upstream_model,
+        )
+        return cache_key(query, facts)
+
+    async def answer(self, query: Query, *, key: str | None) -> Served:
+        """Answer `query`, from the cache or from an identical query under way if `key` is given.
+
+        Raises RouterError, and ApiError when the gateway stops meanwhile.
+        """
+        async with aclosing(self._follow(query, key, stream=False)) as items:
+            async for item in items:
+                if isinstance(item, Served):
+                    served = item
+        return served
+
+    def stream(self, query: Query, *, key: str | None) -> AsyncGenerator[StreamItem, None]:
+        """Answer `query` piece by piece. Closing the generator gives the answer up.
+
+        Raises as `answer`; before the StreamHead nothing has been sent, after it the answer is cut.
+        """
+        return self._follow(query, key, stream=True)
+
+    async def route(self, query: Query) -> Served:
+        """Return the local answer and what would become of it. Neither cached nor shared."""
+        answer = await self.pipeline.route(query)
+        self.metrics.worked(answer)
+        return Served(answer, "bypass")
+
+    async def _follow(
+        self, query: Query, key: str | None, *, stream: bool
+    ) -> AsyncGenerator[StreamItem, None]:
+        """Watch the run that answers `query`: started here, or found under way."""
+        began = time.perf_counter()
+        source = partial(self._run, query, key, stream=stream)
+        async with self._flights.join(key, source) as (events, leads):
+            cache: CacheStatus = "bypass" if key is None else "miss"
+            headed = False
+            async for event in events:
+                if isinstance(event, TextDelta | RemoteChunk):
+                    yield event
+                elif isinstance(event, Decision):
+                    headed = True
+                    yield StreamHead(event, cache)
+                else:
+                    served = self._serve(event, cache, began, leads=leads)
+                    if not headed:
+                        yield StreamHead(served.answer.decision, served.cache)
+                    yield served
+                    return
+        raise RuntimeError("the pipeline ended without an answer")
+
+    def _serve(
+        self, event: Answer | _Found, cache: CacheStatus, began: float, *, leads: bool
+    ) -> Served:
+        """Return a run's answer as one follower gets it, and count it."""
+        if isinstance(event, _Found):
+            served = Served(_at_no_cost(event.answer, began, {}), "hit")
+        elif leads:
+            served = Served(event, cache)
+        else:
+            served = Served(_at_no_cost(event, began, event.timings_ms), cache)
+        self.metrics.answered(served.answer, served.cache, fresh=leads and served.cache != "hit")
+        return served
+
+    async def _run(
+        self, query: Query, key: str | None, *, stream: bool
+    ) -> AsyncGenerator[StreamEvent | _Found, None]:
+        """Answer `query` once, for all who follow, and keep the answer."""
+        found = None if key is None else await self._lookup(key)
+        if found is not None:
+            yield _Found(found)
+        elif stream:
+            chunks: list[Mapping[str, Any]] = []
+            async with _closing(self.pipeline.stream(query)) as events:
+                async for event in events:
+                    if isinstance(event, RemoteChunk):
+                        chunks.append(event.body)
+                    if isinstance(event, Answer):
+                        whole = _with_body(event, chunks)
+                        await self._keep(query, key, whole)
+                        yield whole
+                    else:
+                        yield event
+        else:
+            answer = await self.pipeline.answer(query)
+            await self._keep(query, key, answer)
+            yield answer
+
+    async def _lookup(self, key: str) -> Answer | None:
+        value = await self.cache.get(key)
+        if value is None:
+            return None
+        try:
+            return stored.decode(value)
+        except stored.CorruptValueError:
+            self.metrics.cache_fault("decode")
+            return None
+
+    async def _keep(self, query: Query, key: str | None, answer: Answer) -> None:
+        # Before the answer is handed out: whoever asks again after it has arrived finds it.
+        if key is not None and worth_keeping(answer):
+            value = stored.encode(answer, keep_trace=wants_logprobs(query))
+            await self.cache.put(key, value)
+
+
+def build_cache(settings: Settings, metrics: Metrics) -> Cache:
+    """Return the cache that `settings` ask for. Raises ConfigError for a URL Redis doesn't know."""
+    if settings.redis_url is None:
+        return MemoryCache(settings.cache_size, settings.cache_ttl)
+    try:
+        return RedisCache(settings.redis_url, settings.cache_ttl, on_fault=metrics.cache_fault)
+    except ValueError as exc:
+        raise ConfigError(f"`redis_url` is not an address of a Redis server: {exc}") from None
+
+
+def _at_no_cost(answer: Answer, began: float, stages: Mapping[str, float]) -> Answer:
+    """Return `answer` as it is for someone who did not pay for it: its cost is saved.
+
+    `stages` are what this caller waited for in milliseconds; the total is measured from `began`.
+    """
+    return replace(
+        answer,
+        cost_usd=0.0,
+        saved_usd=answer.saved_usd + answer.cost_usd,
+        timings_ms={**stages, "total": (time.perf_counter() - began) * 1000},
+    )
+
+
+def _with_body(answer: Answer, chunks: list[Mapping[str, Any]]) -> Answer:
+    """Return a streamed remote answer with the object that its chunks amount to."""
+    if answer.decision.route == "local" or answer.remote_body is not None:
+        return answer
+    return replace(answer, remote_body=assemble(chunks))
+
+
+@asynccontextmanager
+async def _closing(
+    events: AsyncIterator[StreamEvent],
+) -> AsyncIterator[AsyncIterator[StreamEvent]]:
+    try:
+        yield events
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()

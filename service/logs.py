@@ -1,0 +1,58 @@
+"""Structured logs: one JSON object a line, with the id of the request it belongs to.
+
+Prompts, answers, keys and the texts of unexpected exceptions (which may quote a prompt) are never
+written; an unexpected exception is logged as its type and the places it passed through.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_OWN_LOGGERS = ("service", "router")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """time, level, logger, event, request_id, then whatever the call gave as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        request_id = request_id_var.get()
+        if request_id is not None:
+            line["request_id"] = request_id
+        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
+        if record.exc_info and record.exc_info[1] is not None:
+            line.update(describe(record.exc_info[1]))
+        return json.dumps(line, default=str)
+
+
+def describe(exc: BaseException) -> dict[str, Any]:
+    """Return an exception's type and the places it passed through, without its text."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    return {
+        "error": f"{type(exc).__module__}.{type(exc).__qualname__}",
+        "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }
+
+
+def configure(level: str) -> None:
+    """Write the gateway's own logs to stderr, unless the embedding program has set up logging."""
+    for name in _OWN_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(level.upper())
+        if not logger.handlers and not logging.getLogger().handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(JsonFormatter())
+            logger.addHandler(handler)

@@ -1,0 +1,129 @@
+"""What Prometheus sees. Every label has a small, fixed set of values."""
+
+from __future__ import annotations
+
+import math
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+from router.answer import Answer, Usage
+from router.engine.messages import EngineStats
+from service.replies import STAGES, CacheStatus
+
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_TENTHS = tuple(i / 10 for i in range(1, 11))
+
+
+class Metrics:
+    """One gateway's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "router_requests", "HTTP requests", ["endpoint", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "router_request_seconds",
+            "Time from a request's first byte to its answer's last",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.answers = Counter(
+            "router_answers",
+            "Answers given, by where they came from and why",
+            ["route", "reason", "degraded"],
+            registry=registry,
+        )
+        self.p_correct = Histogram(
+            "router_p_correct",
+            "Calibrated probability that the local answer is correct, of answers newly made",
+            ["route"],
+            buckets=_TENTHS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "router_stage_seconds",
+            "Time that each stage of an answer newly made took",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "router_tokens", "Tokens read and written", ["leg", "kind"], registry=registry
+        )
+        self.cost_usd = Counter("router_cost_usd", "Paid to the upstream", registry=registry)
+        self.saved_usd = Counter(
+            "router_saved_usd", "Not paid to the upstream, because of routing", registry=registry
+        )
+        self.cache_lookups = Counter(
+            "router_cache_lookups",
+            "Answers by what the cache had; shared: joined an identical request under way",
+            ["result"],
+            registry=registry,
+        )
+        self.cache_errors = Counter(
+            "router_cache_errors", "Faults of the cache", ["operation"], registry=registry
+        )
+        self.streams_cut = Counter(
+            "router_streams_cut", "Streams that ended with an error", registry=registry
+        )
+        self.engine_up = Gauge("router_engine_up", "1 if the engine runs", registry=registry)
+        self.engine = Gauge(
+            "router_engine",
+            "The local engine: requests active and waiting, slots, restarts",
+            ["what"],
+            registry=registry,
+        )
+
+    def answered(self, answer: Answer, cache: CacheStatus, *, fresh: bool) -> None:
+        """Count one answer given; `fresh` if it was made for this request alone."""
+        decision = answer.decision
+        degraded = "true" if decision.degraded else "false"
+        self.answers.labels(decision.route, decision.reason, degraded).inc()
+        self.cache_lookups.labels("shared" if cache == "miss" and not fresh else cache).inc()
+        self.saved_usd.inc(max(0.0, answer.saved_usd))
+        if fresh:
+            self.worked(answer)
+
+    def worked(self, answer: Answer) -> None:
+        """Count what an answer newly made took, whether it was given or only decided on."""
+        decision = answer.decision
+        self.cost_usd.inc(max(0.0, answer.cost_usd))
+        if decision.p_correct is not None and not math.isnan(decision.p_correct):
+            self.p_correct.labels(decision.route).observe(decision.p_correct)
+        for stage in STAGES:
+            if stage in answer.timings_ms:
+                self.stage_seconds.labels(stage).observe(answer.timings_ms[stage] / 1000)
+        self._count_tokens("local", answer.usage_local)
+        self._count_tokens("remote", answer.usage_remote)
+
+    def cache_fault(self, operation: str) -> None:
+        """Count a fault of the cache: ``get``, ``put`` or ``decode``."""
+        self.cache_errors.labels(operation).inc()
+
+    def observe_engine(self, alive: bool, stats: EngineStats | None) -> None:
+        """Take in the engine's load; None leaves the last one known."""
+        self.engine_up.set(1 if alive else 0)
+        if stats is not None:
+            self.engine.labels("active").set(stats.active)
+            self.engine.labels("waiting").set(stats.waiting)
+            self.engine.labels("slots").set(stats.n_slots)
+            self.engine.labels("restarts").set(stats.restarts)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _count_tokens(self, leg: str, usage: Usage | None) -> None:
+        if usage is not None:
+            self.tokens.labels(leg, "prompt").inc(usage.prompt_tokens)
+            self.tokens.labels(leg, "completion").inc(usage.completion_tokens)

@@ -1,0 +1,59 @@
+"""What the gateway needs of the parts below it: `router.pipeline.Pipeline`, or a scripted one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from router.answer import Answer, Query, StreamEvent
+from router.engine.messages import EngineInfo, EngineStats
+
+
+class EnginePort(Protocol):
+    """The part of the local engine that the gateway looks at; only the pipeline makes it work."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    async def stats(self) -> EngineStats: ...
+
+
+class CalibrationPort(Protocol):
+    """The loaded calibration: its content hash and what to tell people about it."""
+
+    @property
+    def id(self) -> str: ...
+
+    def summary(self) -> Mapping[str, Any]: ...
+
+
+class PipelinePort(Protocol):
+    """One query in, one answer out.
+
+    `answer` routes and may escalate. `route` gives the local answer and the decision it leads to,
+    and never escalates. `stream` gives one Decision, then TextDeltas or RemoteChunks, then the
+    Answer. All raise `router.errors.RouterError`. Cancelling the awaiting task, or closing the
+    iterator, stops the work.
+    """
+
+    @property
+    def engine(self) -> EnginePort: ...
+
+    @property
+    def calibration(self) -> CalibrationPort | None: ...
+
+    @property
+    def upstream(self) -> object | None: ...
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def answer(self, query: Query) -> Answer: ...
+
+    async def route(self, query: Query) -> Answer: ...
+
+    def stream(self, query: Query) -> AsyncIterator[StreamEvent]: ...

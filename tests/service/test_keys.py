@@ -1,0 +1,117 @@
+"""What shares an answer and what does not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from router.answer import Query
+from service.keys import Facts, cache_key, shareable, worth_keeping
+from service.parse import parse_chat_request
+from service.query import to_query
+from tests.service.scripted import LOCAL, QUESTION, REMOTE
+
+FACTS = Facts("model", "template", 4096, "sha256:1", "http://up/v1", "big")
+
+
+def query(**fields: Any) -> Query:
+    parsed = parse_chat_request(json.dumps({**QUESTION, **fields}).encode())
+    return to_query(parsed.request, parsed.raw, n_vocab=1000)
+
+
+def key(**fields: Any) -> str:
+    return cache_key(query(**fields), FACTS)
+
+
+def test_it_is_a_hash() -> None:
+    assert len(key()) == 64
+    assert "German" not in key()
+    assert key() == key()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": True}},
+        {"temperature": None},
+        {"router": {}},
+        {"router": {"mode": "auto"}},
+    ],
+)
+def test_how_it_is_delivered_does_not_matter(fields: dict[str, Any]) -> None:
+    assert key(**fields) == key()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "Say hello in French"}]},
+        {"messages": [{"role": "system", "content": "x"}, *QUESTION["messages"]]},
+        {"model": "local"},
+        {"model": "remote"},
+        {"router": {"mode": "local"}},
+        {"router": {"threshold": 0.5}},
+        {"router": {"max_risk": 0.5}},
+        {"router": {"local_only": True}},
+        {"router": {"uq": ["margin"]}},
+        {"temperature": 0.5, "seed": 1},
+        {"max_tokens": 5},
+        {"max_completion_tokens": 5},
+        {"stop": "x"},
+        {"logprobs": True},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"user": "someone"},
+        {"n": 2},
+    ],
+)
+def test_everything_else_in_the_request_does(fields: dict[str, Any]) -> None:
+    assert key(**fields) != key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_sha256": "other"},
+        {"template_sha256": "other"},
+        {"n_context": 2048},
+        {"calibration": None},
+        {"calibration": "sha256:2"},
+        {"upstream": None},
+        {"upstream_model": "bigger"},
+    ],
+)
+def test_the_facts_matter(change: dict[str, Any]) -> None:
+    assert cache_key(query(), replace(FACTS, **change)) != key()
+
+
+def test_tenants_share_nothing() -> None:
+    assert cache_key(query(), FACTS, tenant="a") != cache_key(query(), FACTS, tenant="b")
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "may"),
+    [
+        ({}, {}, True),
+        ({"temperature": 0}, {}, True),
+        ({"temperature": 1}, {}, False),
+        ({"temperature": 1, "seed": 7}, {}, True),
+        ({}, {"cache-control": "no-cache"}, False),
+        ({}, {"cache-control": "max-age=0, No-Store"}, False),
+        ({}, {"cache-control": "max-age=5"}, True),
+    ],
+)
+def test_what_may_be_shared(fields: dict[str, Any], headers: dict[str, str], may: bool) -> None:
+    assert shareable(query(**fields), headers) is may
+
+
+def test_what_is_worth_keeping() -> None:
+    assert worth_keeping(LOCAL)
+    assert worth_keeping(REMOTE)
+    assert worth_keeping(replace(LOCAL, finish_reason="length"))
+    assert not worth_keeping(replace(LOCAL, finish_reason="content_filter"))
+    assert not worth_keeping(replace(REMOTE, remote_body=None))
+    assert not worth_keeping(replace(LOCAL, decision=replace(LOCAL.decision, degraded=True)))

@@ -1,0 +1,83 @@
+"""A cached answer comes back as it went in, or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import stored
+from tests.service.scripted import LOCAL, PIECES, REMOTE, TOP_PIECES, TRACE
+
+
+def test_a_remote_answer_comes_back_as_it_was() -> None:
+    back = stored.decode(stored.encode(REMOTE, keep_trace=False))
+    assert math.isnan(back.decision.uncertainty["margin"])
+    shown = replace(REMOTE.decision, uncertainty={"perplexity": 0.12})
+    assert replace(back, decision=shown) == replace(REMOTE, decision=shown)
+
+
+def test_the_trace_is_kept_where_it_is_wanted() -> None:
+    back = stored.decode(stored.encode(LOCAL, keep_trace=True))
+    assert back.trace is not None
+    np.testing.assert_array_equal(back.trace.logprobs, TRACE.logprobs)
+    np.testing.assert_array_equal(back.trace.top_ids, TRACE.top_ids)
+    assert back.pieces == PIECES
+    assert back.top_pieces == TOP_PIECES
+
+
+def test_the_trace_is_left_out_elsewhere() -> None:
+    back = stored.decode(stored.encode(LOCAL, keep_trace=False))
+    assert back.trace is None
+    assert back.pieces == ()
+    assert (back.text, back.usage_local) == (LOCAL.text, LOCAL.usage_local)
+
+
+def test_half_a_surrogate_pair_of_an_upstream_does_no_harm() -> None:
+    stored.decode(stored.encode(replace(REMOTE, text="\ud83d"), keep_trace=False))
+
+
+def packed(data: Any) -> bytes:
+    return zlib.compress(json.dumps(data).encode())
+
+
+GOOD: dict[str, Any] = json.loads(zlib.decompress(stored.encode(LOCAL, keep_trace=True)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"garbage",
+        stored.encode(LOCAL, keep_trace=True)[:-3],
+        zlib.compress(b"not json"),
+        packed([]),
+        packed({}),
+        packed({**GOOD, "text": 5}),
+        packed({**GOOD, "more": 5}),
+        packed({**GOOD, "decision": {"route": "moon", "reason": "confident"}}),
+        packed({**GOOD, "trace": {"text": "x"}}),
+        packed({**GOOD, "trace": {**GOOD["trace"], "tokens": [1]}}),
+        packed({**GOOD, "pieces": ["%"]}),
+        zlib.compress(b" " * (stored.MAX_DECODED_BYTES + 1)),
+    ],
+)
+def test_anything_else_is_refused(value: bytes) -> None:
+    with pytest.raises(stored.CorruptValueError):
+        stored.decode(value)
+
+
+@settings(deadline=None)
+@given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed(at: int, bit: int) -> None:
+    value = bytearray(stored.encode(LOCAL, keep_trace=True))
+    value[2 + at % (len(value) - 2)] ^= 1 << bit  # the first two bytes only say how it was made
+    with pytest.raises(stored.CorruptValueError):
+        stored.decode(bytes(value))

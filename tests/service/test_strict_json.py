@@ -1,0 +1,54 @@
+"""JSON that every reader understands."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import strict_json
+
+
+def refuse(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(value=VALUES)
+def test_whatever_is_written_is_strict(value: Any) -> None:
+    written = json.loads(strict_json.dumps(value), parse_constant=refuse)
+    assert written == strict_json.without_nan(value)
+
+
+def test_what_json_lacks_becomes_null() -> None:
+    value = {"a": math.nan, "b": [math.inf, -math.inf, 1.5], "c": (math.nan,)}
+    assert strict_json.dumps(value) == b'{"a":null,"b":[null,null,1.5],"c":[null]}'
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    assert strict_json.dumps({"a": "x\ud83dy"}) == b'{"a":"x?y"}'
+
+
+def test_text_is_written_as_it_is() -> None:
+    assert strict_json.dumps("Grüße") == '"Grüße"'.encode()
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.5, 1.5), (math.nan, None), (None, None)])
+def test_finite(value: float | None, expected: float | None) -> None:
+    assert strict_json.finite(value) == expected
+
+
+@pytest.mark.parametrize("data", [b"NaN", b"-Infinity", b'"\\ud800"', b'"\xff"', b"[" * 1000, b""])
+def test_reading_refuses_what_is_no_json(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        strict_json.loads(data)

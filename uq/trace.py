@@ -1,0 +1,111 @@
+"""What the engine observed of one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Everything the engine saw while it produced one answer of ``n`` tokens.
+
+    The statistics describe the model's own distribution at each step: after softmax over the raw
+    logits, before temperature, penalties and filters. A request's sampler therefore does not change
+    what they mean. The end-of-generation token is not one of the ``n`` tokens; its log-probability
+    is kept apart in `end_logprob`.
+
+    Parameters
+    ----------
+    text : str
+        The answer as the user sees it, stop strings removed.
+    tokens : int array of shape (n,)
+        The tokens that contribute to `text`.
+    offsets : int array of shape (n,)
+        Index into `text` of the first character that each token contributes to.
+    logprobs : float array of shape (n,)
+        Natural log of the probability of each chosen token, in (-inf, 0].
+    entropies : float array of shape (n,)
+        Entropy of each step's distribution in nats, in [0, ln(vocabulary size)].
+    margins : float array of shape (n,)
+        Probability of the most likely token minus that of the second, in [0, 1].
+    top_ids, top_logprobs : arrays of shape (n, k)
+        The k most likely tokens of each step, most likely first; k may be 0.
+    end_logprob : float
+        Log-probability of the end-of-generation token that ended the answer; NaN when something
+        else (a stop string, the token limit) ended it.
+    finish_reason : str
+        ``"stop"`` or ``"length"``.
+    n_prompt : int
+        Number of prompt tokens.
+    """
+
+    text: str
+    tokens: IntArray
+    offsets: IntArray
+    logprobs: FloatArray
+    entropies: FloatArray
+    margins: FloatArray
+    top_ids: IntArray
+    top_logprobs: FloatArray
+    end_logprob: float
+    finish_reason: str
+    n_prompt: int
+
+    def __post_init__(self) -> None:
+        for name in _FLOAT_FIELDS:
+            object.__setattr__(self, name, _frozen(getattr(self, name), np.float64))
+        for name in _INT_FIELDS:
+            object.__setattr__(self, name, _frozen(getattr(self, name), np.int64))
+        n = len(self.tokens)
+        for name in ("offsets", "logprobs", "entropies", "margins"):
+            if getattr(self, name).shape != (n,):
+                raise ValueError(
+                    f"trace.{name} has shape {getattr(self, name).shape}, expected ({n},)"
+                )
+        if self.top_ids.shape != self.top_logprobs.shape or len(self.top_ids) != n:
+            raise ValueError(
+                f"trace.top_ids {self.top_ids.shape} and trace.top_logprobs "
+                f"{self.top_logprobs.shape} must both have shape ({n}, k)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; `from_dict` is its inverse (NaN becomes None)."""
+        out: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            out[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        if np.isnan(self.end_logprob):
+            out["end_logprob"] = None
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trace:
+        """Rebuild a trace from `to_dict`'s output. Raises KeyError when a field is missing."""
+        values = {field.name: data[field.name] for field in fields(cls)}
+        if values["end_logprob"] is None:
+            values["end_logprob"] = float("nan")
+        n = len(values["tokens"])
+        for name in ("top_ids", "top_logprobs"):
+            values[name] = np.reshape(np.asarray(values[name]), (n, -1) if n else (0, 0))
+        return cls(**values)
+
+
+_FLOAT_FIELDS = ("logprobs", "entropies", "margins", "top_logprobs")
+_INT_FIELDS = ("tokens", "offsets", "top_ids")
+
+
+def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:
+    array = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
