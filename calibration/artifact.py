@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -351,8 +351,11 @@ class Calibration:
             calibration = _calibration_type().validate_json(json.dumps(content), strict=True)
         except ValidationError as error:
             raise ArtifactError(f"{source} can't be used: {_what_is_wrong(error)}") from error
-        if "id" not in data:
-            raise ArtifactError(f"{source} can't be used: the field id is missing")
+        there, meant = _fields(data), _fields(calibration.to_dict())
+        if there != meant:  # filled by a default above, or unknown to a calibrator
+            problems = [f"the field {field} is missing" for field in sorted(meant - there)]
+            problems += [f"the field {field} is unknown" for field in sorted(there - meant)]
+            raise ArtifactError(f"{source} can't be used: {'; '.join(problems)}")
         if data["id"] != _content_hash(content):
             raise ArtifactError(
                 f"{source} has been altered: its id is {data['id']}, but its content hashes to "
@@ -437,6 +440,19 @@ def _as_json(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _difference(name: str, was: object, now: object) -> str:
     return f"{name} is {now}, but the calibration was measured with {was}"
+
+
+def _fields(value: Any, path: str = "") -> set[str]:
+    """Return the dotted names of all fields in a JSON value."""
+    children: Iterable[tuple[object, Any]] = ()
+    if isinstance(value, Mapping):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    found: set[str] = set()
+    for name, child in children:
+        found |= {f"{path}{name}"} | _fields(child, f"{path}{name}.")
+    return found
 
 
 def _what_is_wrong(error: ValidationError) -> str:

@@ -336,9 +336,9 @@ def naive_confidence(trace: Trace) -> float:
 
 
 def _in_fixed_order(records: Sequence[Record]) -> list[Record]:
-    rows = sorted(records, key=lambda record: (record.dataset, record.item_id))
+    rows = sorted(records, key=lambda record: record.key)
     for before, after in itertools.pairwise(rows):
-        if (before.dataset, before.item_id) == (after.dataset, after.item_id):
+        if before.key == after.key:
             raise FitError(
                 f"item {after.item_id!r} of data set {after.dataset!r} occurs twice; the same "
                 "answer in both parts would make the measured figures too good"

@@ -58,13 +58,13 @@ class Item:
     def __post_init__(self) -> None:
         if (self.choices is not None) != (self.grader == "choice"):
             raise ValueError(
-                f"item {self.id!r}: the grader is {self.grader!r} and choices are {self.choices!r}; "
-                "the grader 'choice' and a list of choices go together"
+                f"item {self.id!r}: the grader is {self.grader!r} and the choices are "
+                f"{self.choices!r}; the grader 'choice' and a list of choices go together"
             )
         if self.choices is not None and self.answer not in tuple(LETTERS[: len(self.choices)]):
             raise ValueError(
-                f"item {self.id!r}: the answer is {self.answer!r}, which is not the letter of one of "
-                f"its {len(self.choices)} choices"
+                f"item {self.id!r}: the answer is {self.answer!r}, which is not the letter of one "
+                f"of its {len(self.choices)} choices"
             )
         needed = [self.answer]
         if self.choices is not None:
@@ -73,7 +73,7 @@ class Item:
         object.__setattr__(self, "answers", (*missing, *self.answers))
 
     def prompt(self) -> str:
-        """The user message that asks this item: context, question, lettered options, in that order."""
+        """The user message that asks this item: context, question, lettered options."""
         parts = [self.context] if self.context else []
         parts.append(self.question)
         if self.choices is not None:

@@ -15,11 +15,18 @@ from dataclasses import dataclass
 ARTICLES = frozenset({"a", "an", "the"})
 
 _NEGATORS = frozenset(
-    "not never no neither nor cannot cant isnt wasnt arent werent dont doesnt didnt wont wouldnt "
-    "shouldnt couldnt without except unlike instead rather".split()
+    re.findall(
+        r"\w+",
+        "not never no neither nor cannot cant isnt wasnt arent werent dont doesnt didnt wont "
+        "wouldnt shouldnt couldnt without except unlike instead rather",
+    )
 )
-_NEGATED_VERBS = frozenset("isnt wasnt arent werent doesnt didnt cant cannot couldnt wont".split())
-_VERBS = frozenset("is was are were does did can could has had will would".split())
+_NEGATED_VERBS = frozenset(
+    {"isnt", "wasnt", "arent", "werent", "doesnt", "didnt", "cant", "cannot"}
+)
+_VERBS = frozenset(
+    {"is", "was", "are", "were", "does", "did", "can", "could", "has", "had", "will"}
+)
 _EXAMPLE_MARKERS = (
     ("such", "as"),
     ("including",),
@@ -31,13 +38,10 @@ _NEGATION_REACH = 5
 """How many words before a phrase, in its own clause, a negation still governs it."""
 
 _QUOTED = re.compile(r"[\"“”«‘'`*]+([^\"“”»’'`*\n]{1,80}?)[\"“”»’'`*]+")
-_ANSWER_IS = re.compile(
-    r"""\b(?:answer|option|choice|solution|response)
-        (?:\s+(?:to|for|of|in|from|among|here|that)\b[^.\n:=]{0,160}?)?
-        \s*(?:\bis\b|\bare\b|\bwas\b|\b(?:would|should|must|will|can\s+only)\s+be\b|\bequals\b|:|=)
-        \s*:?\s*""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_ANSWER_IS = r"""\b(?:{nouns})
+    (?:\s+(?:to|for|of|in|from|among|here|that)\b[^.\n:=]{{0,160}}?)?
+    \s*(?:\b(?:is|are|was|equals)\b|\b(?:would|should|must|will|can\s+only)\s+be\b|:|=)
+    \s*:?\s*"""
 _STATEMENT_END = re.compile(r"\n|[.!?](?=\s|$)")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:(?:[a-z]\.)*[a-z]|mrs?|ms|dr|st|mt|ft|jr|sr|vs)$", re.I)
 
@@ -62,10 +66,11 @@ class Occurrence:
 def normalise_text(text: str) -> str:
     """Return `text` in the form in which two answers are compared.
 
-    Unicode compatibility forms and accents are folded, letters lower-cased, punctuation and articles
-    removed, spaces collapsed. Kept, unlike in SQuAD, because removing them would make different
-    answers equal: ``. : /`` between digits (3.5 is not 35, 3:45 is not 345), a minus sign before
-    a number, ``+`` and ``#`` after a letter (C++, C#), and an article that ends the text (vitamin A).
+    Unicode compatibility forms and accents are folded, letters lower-cased, punctuation and
+    articles removed, spaces collapsed. Kept, unlike in SQuAD, because removing them would make
+    different answers equal: ``. : /`` between digits (3.5 is not 35, 3:45 is not 345), a minus sign
+    before a number, ``+`` and ``#`` after a letter (C++, C#), and an article that ends the text
+    (vitamin A).
 
     >>> normalise_text("The  U.S.A.!")
     'usa'
@@ -78,8 +83,8 @@ def normalise_text(text: str) -> str:
 def words_of(text: str, *, split_hyphens: bool = False) -> list[Word]:
     """Split `text` into normalised words, articles included.
 
-    Hyphens, dashes and slashes between letters are removed (SQuAD: "Spider-Man" -> "spiderman"), or,
-    with `split_hyphens`, part the words they join.
+    Hyphens, dashes and slashes between letters are removed ("Spider-Man" -> "spiderman"), or, with
+    `split_hyphens`, part the words they join.
     """
     words: list[Word] = []
     clause = sentence = 0
@@ -149,17 +154,21 @@ def quoted_phrases(text: str) -> list[str]:
     return [match.group(1) for match in _QUOTED.finditer(text)]
 
 
-def answer_statements(text: str) -> list[str]:
-    """Return what follows each "the answer is", "Answer:" and the like, up to its sentence's end."""
+def answer_statements(text: str, nouns: Sequence[str] = ("answer",)) -> list[str]:
+    """Return what follows each "the answer is", "Answer:" and the like, to the sentence's end.
+
+    `nouns` are the words that can stand for "answer".
+    """
     found = []
-    for match in _ANSWER_IS.finditer(text):
+    pattern = _ANSWER_IS.format(nouns="|".join(nouns))
+    for match in re.finditer(pattern, text, re.IGNORECASE | re.VERBOSE):
         rest = text[match.end() :]
         found.append(rest[: _statement_length(rest)].strip())
     return [statement for statement in found if statement]
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last ``\boxed{...}`` or ``\fbox{...}``, braces matched; else None."""
+    r"""Return what the last ``\boxed{...}`` or ``\fbox{...}`` holds, braces matched; else None."""
     starts = list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))
     for match in reversed(starts):
         depth = 1
@@ -186,12 +195,13 @@ def _fold(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).casefold()
     text = re.sub(r"[‐‑‒–—−]", "-", text).replace("\u2044", "/")  # NFKC writes ½ as 1⁄2
     text = re.sub(r"(?<=\s)&(?=\s)", "and", text)
+    text = re.sub(r"\b([a-z])\.\s+(?=[a-z]\.)", r"\1.", text)  # initials: "J. K." is "J.K."
     decomposed = unicodedata.normalize("NFD", text)
     return "".join(char for char in decomposed if not unicodedata.combining(char))
 
 
 def _strip_marks(chunk: str) -> str:
-    kept = []
+    kept: list[str] = []
     for i, char in enumerate(chunk):
         before, after = chunk[i - 1 : i], chunk[i + 1 : i + 2]
         inside = (before.isdigit() and char in ".:/") or (char == "-" and not before.isalnum())

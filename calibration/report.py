@@ -139,7 +139,7 @@ def routing_curve_figure(calibration: Calibration, theme: Theme = LIGHT) -> Figu
     axes.set_xlim(0, 1)
     _, top = axes.get_ylim()
     axes.set_ylim(top=min(top, 1.02))
-    _as_percent(axes, x=True)
+    _as_percent(axes)
     _legend(axes, theme)
     return figure
 
@@ -151,7 +151,7 @@ def _reliability_figure(report: FitReport, theme: Theme) -> Figure:
     _reliability_points(axes, report.reliability_after, theme.blue, "o", "calibrated P(correct)")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    _as_percent(axes, x=True)
+    _as_percent(axes)
     _legend(axes, theme)
     return figure
 
@@ -240,10 +240,9 @@ def _canvas(theme: Theme, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _as_percent(axes: Axes, *, x: bool) -> None:
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    if x:
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+def _as_percent(axes: Axes) -> None:
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _legend(axes: Axes, theme: Theme) -> None:

@@ -35,12 +35,13 @@ class GatewayApp(FastAPI):
     """FastAPI, describing also the request model that the routes read by themselves."""
 
     def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            schema = super().openapi()
+        described = self.openapi_schema is not None
+        schema = super().openapi()
+        if not described:
             chat = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
             parts = {**chat.pop("$defs"), "ChatRequest": chat}
             schema.setdefault("components", {}).setdefault("schemas", {}).update(parts)
-        return super().openapi()
+        return schema
 
 
 def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> FastAPI:

@@ -33,7 +33,7 @@ MAX_VALUE_BYTES = 2**20
 MAX_MEMORY_BYTES = 128 * 2**20
 """What the cache in memory holds at most, however many entries it may have."""
 
-REDIS_TIMEOUT = 0.25
+REDIS_TIMEOUT = 0.5
 """Seconds a Redis operation may take. A local one takes under a millisecond."""
 
 REDIS_PAUSE = 1.0

@@ -20,7 +20,7 @@ from service.keys import Facts, cache_key, shareable, worth_keeping
 from service.metrics import Metrics
 from service.ports import CalibrationPort, EnginePort, PipelinePort
 from service.query import wants_logprobs
-from service.replies import CacheStatus
+from service.replies import CacheStatus, usage_object
 from service.single_flight import SingleFlight
 
 
@@ -234,7 +234,8 @@ def _with_body(answer: Answer, chunks: list[Mapping[str, Any]]) -> Answer:
     """Return a streamed remote answer with the object that its chunks amount to."""
     if answer.decision.route == "local" or answer.remote_body is not None:
         return answer
-    return replace(answer, remote_body=assemble(chunks))
+    usage = {"usage": usage_object(answer.usage_remote)}  # the pipeline keeps its chunk to itself
+    return replace(answer, remote_body=usage | assemble(chunks))
 
 
 @asynccontextmanager

@@ -13,6 +13,9 @@ from service.openai import ChatMessage, ChatRequest, RouterOptions
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+_ALWAYS = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+_WHEN_DRAWN = ("temperature", "top_k", "top_p", "min_p", "seed")
+
 _ENGINE_ROLE = {"developer": "system", "tool": "user", "function": "user"}
 
 
@@ -99,23 +102,15 @@ def _check_together(request: ChatRequest, options: RouterOptions, mode: Mode) ->
 def _sampler(request: ChatRequest) -> Sampler:
     """Return the request's sampler; every field left out keeps the greedy default's value.
 
-    OpenAI's seeds are signed, random generators' are not: a negative one wraps around.
+    So do those that only shape a draw when nothing is drawn: a greedy request with a seed is still
+    the greedy decoding that calibrations are made with. OpenAI's seeds are signed, random
+    generators' are not: a negative one wraps around.
     """
-    given = {
-        name: getattr(request, name)
-        for name in (
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-        )
-        if getattr(request, name) is not None
-    }
-    seed = None if request.seed is None else request.seed % 2**64
-    return Sampler(**given, logit_bias=_logit_bias(request), seed=seed)
+    names = _ALWAYS + (_WHEN_DRAWN if request.temperature else ())
+    given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
+    if "seed" in given:
+        given["seed"] %= 2**64
+    return Sampler(**given, logit_bias=_logit_bias(request))
 
 
 def _logit_bias(request: ChatRequest) -> tuple[tuple[int, float], ...]:

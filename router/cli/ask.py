@@ -39,8 +39,15 @@ _WORD = re.compile(r"\S+\s*|\s+")
     default="auto",
     help="Route by confidence, or decide yourself.  [default: auto]",
 )
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=256,
+    help="Longest answer, in tokens.  [default: 256]",
+)
 @settings_options(*ENGINE, *UPSTREAM)
-def ask(question: str, as_json: bool, mode: str, settings: Settings) -> None:
+def ask(question: str, as_json: bool, mode: str, max_tokens: int, settings: Settings) -> None:
     """Answer QUESTION as the gateway would, and show how sure the model was; - reads stdin.
 
     Words are coloured by the lowest probability among their tokens. Below stand the route, its
@@ -50,7 +57,8 @@ def ask(question: str, as_json: bool, mode: str, settings: Settings) -> None:
         question = sys.stdin.read().strip()
     if not question.strip():
         raise click.UsageError("the question is empty")
-    answer, method = asyncio.run(_answer(question, cast(Mode, mode), settings))
+    query = build_query(question, cast(Mode, mode), max_tokens)
+    answer, method = asyncio.run(_answer(query, settings))
     if as_json:
         click.echo(json.dumps(as_dict(answer), ensure_ascii=False))
         return
@@ -59,15 +67,23 @@ def ask(question: str, as_json: bool, mode: str, settings: Settings) -> None:
     show(answer, method, Console(highlight=False, soft_wrap=True))
 
 
-async def _answer(question: str, mode: Mode, settings: Settings) -> tuple[Answer, str | None]:
+def build_query(question: str, mode: Mode, max_tokens: int) -> Query:
+    """The question as the gateway would have received it."""
+    message = Message("user", question)
+    body = {
+        "model": mode,
+        "messages": [{"role": message.role, "content": message.content}],
+        "max_tokens": max_tokens,
+    }
+    return Query(messages=(message,), body=body, mode=mode, max_tokens=max_tokens)
+
+
+async def _answer(query: Query, settings: Settings) -> tuple[Answer, str | None]:
     # Imported here, so that `ask --help` is quick.
     from router.cli.progress import fetch_model  # noqa: PLC0415
     from router.pipeline import open_pipeline  # noqa: PLC0415
 
     fetch_model(settings.model)
-    message = Message("user", question)
-    body = {"model": mode, "messages": [{"role": message.role, "content": message.content}]}
-    query = Query(messages=(message,), body=body, mode=mode)
     one_slot = settings.model_copy(update={"slots": 1})  # the cache's memory grows with the slots
     async with open_pipeline(one_slot) as pipeline:
         calibration = pipeline.calibration

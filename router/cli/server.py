@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import signal
@@ -61,8 +62,9 @@ def address_of(bound: socket.socket) -> str:
 def run(app: AsgiApp, bound: socket.socket, ready: Callable[[], None], *, log_level: str) -> None:
     """Serve `app` on `bound` until SIGINT or SIGTERM, then let requests under way finish.
 
-    `ready` is called when requests are taken. Returns after a signal, and raises what the
-    application's start-up raised, if that was an error of ours.
+    `ready` is called when requests are taken. Returns after SIGINT, ends the process in good order
+    after SIGTERM, raises KeyboardInterrupt when either came before it was ready, and what the
+    application's start-up raised if that was an error of ours.
     """
     guard = _Guard(app)
     config = uvicorn.Config(
@@ -80,9 +82,9 @@ def run(app: AsgiApp, bound: socket.socket, ready: Callable[[], None], *, log_le
             if guard.failure is not None:
                 raise guard.failure from None
             raise
-        except KeyboardInterrupt:
-            if not server.started:
-                raise  # interrupted while loading: nothing was drained
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            if not server.started:  # interrupted while loading: nothing was drained
+                raise KeyboardInterrupt from None
         except OSError as error:  # another process began to listen after we had bound
             raise _why_not(error, *bound.getsockname()[:2]) from error
 
@@ -93,16 +95,24 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+        self._give_up: Callable[[], object] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "uvicorn starts up inside a task"
+        loop = asyncio.get_running_loop()
+        self._give_up = lambda: loop.call_soon_threadsafe(task.cancel)
         await super().startup(sockets)
         if self.started:
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.started:  # uvicorn would load to the end first
+        if self.started:
+            super().handle_exit(sig, frame)
+        elif self._give_up is None:
             raise KeyboardInterrupt
-        super().handle_exit(sig, frame)
+        else:  # uvicorn would load to the end first; an exception here could hit the application
+            self._give_up()
 
 
 class _Guard:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from llama_cpp import _ggml
-from llama_cpp import llama_cpp as lib
 from numpy.typing import NDArray
+
+# Read by OpenMP when llama.cpp's libraries are loaded. Threads that spin while they wait for each
+# other stop making progress as soon as another program wants a core (docs/performance.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from llama_cpp import _ggml  # noqa: E402
+from llama_cpp import llama_cpp as lib  # noqa: E402
 
 from router.errors import EngineError, ModelError
 

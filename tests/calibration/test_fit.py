@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibration.records import Record
 from numpy.typing import ArrayLike
 
 from calibration.artifact import Binding, Calibration, estimator_versions
@@ -26,6 +25,7 @@ from calibration.fit import (
     naive_confidence,
 )
 from calibration.metrics import auroc, brier
+from calibration.records import Record
 from calibration.thresholds import MIN_KEPT, Target, measure, risk_upper_bound
 from uq import Trace, score_all
 
@@ -94,10 +94,13 @@ def fit(
     records: list[Record], target: str = "escalation=0.3", **options: Any
 ) -> tuple[Calibration, FitReport]:
     """`fit_calibration` with this file's defaults and few resamples."""
-    given: dict[str, Any] = {"binding": ONLY_PERPLEXITY, "created": NOON, **options}
-    holdout = {"name": "synthetic"}
+    defaults: dict[str, Any] = {
+        "binding": ONLY_PERPLEXITY,
+        "holdout": {"name": "synthetic"},
+        "created": NOON,
+    }
     return fit_calibration(
-        records, target=Target.parse(target), holdout=holdout, n_boot=20, **given
+        records, target=Target.parse(target), n_boot=20, **{**defaults, **options}
     )
 
 
@@ -137,7 +140,8 @@ class TestHonesty:
                     report.brier.after - brier(p, right),
                 )
             )
-        assert np.abs(np.mean(off, axis=0)).max() < 0.03
+        # The standard error of these means is 0.02: eight test parts of 200, one fresh set.
+        assert np.abs(np.mean(off, axis=0)).max() < 0.05
 
     @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.8])
     def test_an_escalation_target_is_met_on_the_test_part(self, ratio: float) -> None:
@@ -262,7 +266,7 @@ class TestFigures:
         assert report.groups["sums"].accuracy == np.mean(sums)
 
     def test_a_group_may_miss_the_test_part_or_be_escalated_whole(self) -> None:
-        records = make_records(200)
+        records = make_records(100)
         records[3] = replace(records[3], family="lonely")
         seen = set()
         for seed in range(12):

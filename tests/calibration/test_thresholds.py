@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -116,6 +116,7 @@ class TestEscalation:
         assert point.escalation_ratio == 1.0
         assert point.accuracy_kept is None
 
+    @settings(max_examples=40)
     @given(
         st.lists(st.sampled_from([NAN, 0.0, 0.1, 0.5, 0.50000001, 0.9, 1.0]), min_size=1),
         st.floats(0, 1),
@@ -164,6 +165,7 @@ class TestRisk:
         with pytest.raises(InfeasibleTarget, match="2 of 4 answers have a known p_correct"):
             choose_threshold(Target("risk", 0.5), [NAN, 0.5, 0.6, NAN], [True] * 4)
 
+    @settings(max_examples=40)
     @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1), st.floats(0, 1))
     def test_no_lower_threshold_meets_it(self, rows: list[tuple[int, bool]], risk: float) -> None:
         p, right = [i / 5 for i, _ in rows], [good for _, good in rows]

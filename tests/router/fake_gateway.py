@@ -1,7 +1,7 @@
-"""Runs `router.cli.server` with a small application: ``python -m tests.router.fake_gateway MODE``.
+"""`router.cli.server` with a small application: ``python -m tests.router.fake_gateway MODE``.
 
-MODE is what the start-up does: ``fine``, ``slow`` (never ready), ``interrupted``, ``model-error`` or
-``crash``.
+MODE is what the start-up does: ``fine``, ``slow`` (never ready), ``interrupted``, ``model-error``
+or ``crash``.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from router.answer import Answer, Decision, Usage
 from router.engine.messages import EngineInfo
 from uq.trace import Trace
@@ -22,13 +24,13 @@ def trace(*pieces: tuple[str, float], text: str | None = None) -> Trace:
     n = len(pieces)
     return Trace(
         text=so_far if text is None else text,
-        tokens=list(range(n)),  # type: ignore[arg-type]  # Trace turns sequences into arrays
-        offsets=offsets,  # type: ignore[arg-type]
-        logprobs=[math.log(p) if p == p else p for _, p in pieces],  # type: ignore[arg-type]
-        entropies=[0.0] * n,  # type: ignore[arg-type]
-        margins=[0.0] * n,  # type: ignore[arg-type]
-        top_ids=[[] for _ in range(n)],  # type: ignore[arg-type]
-        top_logprobs=[[] for _ in range(n)],  # type: ignore[arg-type]
+        tokens=np.arange(n),
+        offsets=np.array(offsets, dtype=np.int64),
+        logprobs=np.array([math.nan if math.isnan(p) else math.log(p) for _, p in pieces]),
+        entropies=np.zeros(n),
+        margins=np.zeros(n),
+        top_ids=np.zeros((n, 0), dtype=np.int64),
+        top_logprobs=np.zeros((n, 0)),
         end_logprob=math.nan,
         finish_reason="stop",
         n_prompt=5,
@@ -38,7 +40,7 @@ def trace(*pieces: tuple[str, float], text: str | None = None) -> Trace:
 def answer(seen: Trace | None, *, text: str | None = None, **decision: Any) -> Answer:
     """A local answer of 20 tokens in 200 ms, unless `decision` says otherwise."""
     return Answer(
-        text=text if text is not None or seen is None else seen.text,
+        text=seen.text if text is None and seen is not None else text or "",
         finish_reason="stop",
         decision=Decision(**{"route": "local", "reason": "confident", **decision}),
         usage_local=Usage(prompt_tokens=5, completion_tokens=20),

@@ -116,7 +116,7 @@ class TestErrors:
 
 def _failing(error: Exception) -> click.Group:
     class Group(RouterGroup):
-        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
             def fail() -> None:
                 raise error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import shutil
@@ -155,11 +154,11 @@ class TestGuarded:
 class TestCommand:
     ARGS = ("doctor", "--model", "none.gguf", "--redis-url", "redis://127.0.0.1:9")
 
-    def test_it_goes_on_after_a_failure(self, tmp_path: Path) -> None:
-        with CliRunner().isolated_filesystem(tmp_path):
-            result = CliRunner().invoke(
-                main, self.ARGS, env={"ROUTER_UPSTREAM": "http://h.invalid"}
-            )
+    def test_it_goes_on_after_a_failure(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        result = CliRunner().invoke(main, self.ARGS, env={"ROUTER_UPSTREAM": "http://127.0.0.1:9"})
         assert result.exit_code == 1
         starts = [line.split()[:2] for line in result.output.splitlines()]
         assert ["FAIL", "model"] in starts
@@ -178,4 +177,3 @@ class TestCommand:
 
 def test_a_finding_is_one_line() -> None:
     assert str(Finding("redis", "FAIL", "gone")) == "FAIL  redis        gone"
-    assert asyncio.iscoroutinefunction(check_redis)

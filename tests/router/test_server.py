@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,12 +19,14 @@ from router.cli.server import address_of, bind, run
 from router.errors import ModelError, RouterError
 from tests.router.fake_gateway import build
 
+ROOT = Path(__file__).parents[2]
+
 
 @contextmanager
 def gateway(mode: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tests.router.fake_gateway", mode]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as child:
         try:
             yield child

@@ -18,7 +18,14 @@ from router.errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from tests.service.scripted import LOCAL_STREAM, QUESTION, ScriptedPipeline, client_of
+from tests.service.scripted import (
+    LOCAL_STREAM,
+    QUESTION,
+    ScriptedPipeline,
+    client_of,
+    make_app,
+    running,
+)
 
 SECRET = "the user's own secret question"
 
@@ -156,6 +163,19 @@ async def test_405_says_what_is_allowed() -> None:
         response = await client.get("/v1/chat/completions")
     assert response.headers["allow"] == "POST"
     assert "POST" in error_of(response)["message"]
+
+
+async def test_what_the_framework_itself_finds_wrong_is_a_400_too() -> None:
+    app = make_app()
+
+    @app.get("/number/{n}")
+    async def number(n: int) -> int:
+        return n
+
+    async with running(app) as client:
+        response = await client.get("/number/seven")
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "n"
 
 
 async def test_a_decision_can_not_be_streamed() -> None:

@@ -58,7 +58,13 @@ def test_the_sampler_takes_what_is_set() -> None:
 
 
 def test_a_negative_seed_wraps_around() -> None:
-    assert query(seed=-1).sampler.seed == 2**64 - 1
+    assert query(temperature=1, seed=-1).sampler.seed == 2**64 - 1
+
+
+def test_what_only_shapes_a_draw_does_not_make_greedy_decoding_another_sampler() -> None:
+    assert query(temperature=0, top_p=0.9, top_k=5, min_p=0.1, seed=7).sampler == GREEDY
+    assert query(seed=7).sampler == GREEDY
+    assert query(presence_penalty=1).sampler != GREEDY
 
 
 def test_parameters_that_are_null_are_as_if_left_out() -> None:

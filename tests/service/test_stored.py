@@ -74,10 +74,16 @@ def test_anything_else_is_refused(value: bytes) -> None:
         stored.decode(value)
 
 
+VALUE = stored.encode(LOCAL, keep_trace=True)
+
+
 @settings(deadline=None)
-@given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_noticed(at: int, bit: int) -> None:
-    value = bytearray(stored.encode(LOCAL, keep_trace=True))
-    value[2 + at % (len(value) - 2)] ^= 1 << bit  # the first two bytes only say how it was made
-    with pytest.raises(stored.CorruptValueError):
-        stored.decode(bytes(value))
+@given(at=st.integers(0, len(VALUE) - 1), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed_or_meant_nothing(at: int, bit: int) -> None:
+    value = bytearray(VALUE)
+    value[at] ^= 1 << bit
+    try:
+        back = stored.decode(bytes(value))
+    except stored.CorruptValueError:
+        return
+    assert stored.encode(back, keep_trace=True) == VALUE

@@ -17,17 +17,16 @@ from calibration.items import Item
 
 
 def _addition(rng: Random) -> Item:
-    low, high = pick(rng, ((1, 9), (1, 9), (2, 20), (10, 60), (100, 900)))
+    low, high = pick(rng, ((1, 5), (1, 9), (1, 9), (10, 50), (100, 900)))
     a, b = whole(rng, low, high), whole(rng, low, high)
-    asked = (f"What is {a} + {b}?", f"How much is {a} plus {b}?")[(a + b) % 2]
+    asked = (f"What is {a} + {b}?", f"What is the sum of {a} and {b}?")[(a + b) % 2]
     return number(f"{asked} Answer with just the number.", a + b)
 
 
 def _subtraction(rng: Random) -> Item:
-    low, high = pick(rng, ((1, 10), (1, 10), (1, 20), (10, 90), (100, 900)))
+    low, high = pick(rng, ((1, 6), (1, 10), (1, 10), (10, 60), (100, 900)))
     b, a = sorted((whole(rng, low, high), whole(rng, low, high)))
-    asked = (f"What is {a} - {b}?", f"How much is {a} minus {b}?")[(a + b) % 2]
-    return number(f"{asked} Answer with just the number.", a - b)
+    return number(f"What is {a} - {b}? Answer with just the number.", a - b)
 
 
 def _multiplication(rng: Random) -> Item:
@@ -54,14 +53,14 @@ def _larger_number(rng: Random) -> Item:
 
 
 def _worked_sum(rng: Random) -> Item:
-    top = pick(rng, (5, 9, 9, 20))
+    top = pick(rng, (4, 6, 9, 20))
     a, b, c = whole(rng, 1, top), whole(rng, 1, top), whole(rng, 1, top)
     if rng.random() < 0.6 or c > a + b:
         shown, value = f"{a} + {b} + {c}", a + b + c
     else:
         shown, value = f"{a} + {b} - {c}", a + b - c
     return number(
-        f"Work out {shown} step by step. End with the words \"The answer is\" and the number.",
+        f"What is {shown}? Explain step by step.",
         value,
         max_tokens=WORKED,
     )

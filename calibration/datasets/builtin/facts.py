@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from calibration.datasets.builtin.family import Family, choice, number, pick, pick_some, text
+from calibration.datasets.builtin.family import TWO_SENTENCES, Family, number, pick, text
 from calibration.items import Item
 
 CAPITALS: dict[str, tuple[str, ...]] = {
@@ -460,6 +460,174 @@ LANDMARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Lake Baikal", ("Russia",)),
 )
 
+# Countries with one official language at the national level.
+LANGUAGES: dict[str, tuple[str, ...]] = {
+    "Mexico": ("Spanish",),
+    "Spain": ("Spanish",),
+    "Argentina": ("Spanish",),
+    "Chile": ("Spanish",),
+    "Cuba": ("Spanish",),
+    "Colombia": ("Spanish",),
+    "Costa Rica": ("Spanish",),
+    "Honduras": ("Spanish",),
+    "Guatemala": ("Spanish",),
+    "Ecuador": ("Spanish",),
+    "Uruguay": ("Spanish",),
+    "Venezuela": ("Spanish",),
+    "France": ("French",),
+    "Monaco": ("French",),
+    "Senegal": ("French",),
+    "Gabon": ("French",),
+    "Togo": ("French",),
+    "Benin": ("French",),
+    "Germany": ("German",),
+    "Austria": ("German",),
+    "Liechtenstein": ("German",),
+    "Italy": ("Italian",),
+    "San Marino": ("Italian",),
+    "Portugal": ("Portuguese",),
+    "Brazil": ("Portuguese",),
+    "Angola": ("Portuguese",),
+    "Mozambique": ("Portuguese",),
+    "Russia": ("Russian",),
+    "Japan": ("Japanese",),
+    "China": ("Chinese", "Mandarin", "Standard Chinese",),
+    "South Korea": ("Korean",),
+    "Vietnam": ("Vietnamese",),
+    "Thailand": ("Thai",),
+    "Indonesia": ("Indonesian",),
+    "Mongolia": ("Mongolian",),
+    "Nepal": ("Nepali",),
+    "Bangladesh": ("Bengali", "Bangla",),
+    "Cambodia": ("Khmer",),
+    "Laos": ("Lao",),
+    "Myanmar": ("Burmese",),
+    "Bhutan": ("Dzongkha",),
+    "Iran": ("Persian", "Farsi",),
+    "Turkey": ("Turkish",),
+    "Egypt": ("Arabic",),
+    "Saudi Arabia": ("Arabic",),
+    "Jordan": ("Arabic",),
+    "Kuwait": ("Arabic",),
+    "Tunisia": ("Arabic",),
+    "Libya": ("Arabic",),
+    "Qatar": ("Arabic",),
+    "Yemen": ("Arabic",),
+    "Armenia": ("Armenian",),
+    "Azerbaijan": ("Azerbaijani", "Azeri",),
+    "Uzbekistan": ("Uzbek",),
+    "Turkmenistan": ("Turkmen",),
+    "Greece": ("Greek",),
+    "Poland": ("Polish",),
+    "Hungary": ("Hungarian",),
+    "Romania": ("Romanian",),
+    "Bulgaria": ("Bulgarian",),
+    "Sweden": ("Swedish",),
+    "Denmark": ("Danish",),
+    "Norway": ("Norwegian",),
+    "Iceland": ("Icelandic",),
+    "Estonia": ("Estonian",),
+    "Latvia": ("Latvian",),
+    "Lithuania": ("Lithuanian",),
+    "Ukraine": ("Ukrainian",),
+    "Croatia": ("Croatian",),
+    "Slovenia": ("Slovene", "Slovenian",),
+    "Slovakia": ("Slovak",),
+    "the Czech Republic": ("Czech",),
+    "Albania": ("Albanian",),
+    "Serbia": ("Serbian",),
+    "the Netherlands": ("Dutch",),
+    "Suriname": ("Dutch",),
+    "Jamaica": ("English",),
+    "the Bahamas": ("English",),
+    "Liberia": ("English",),
+    "Ghana": ("English",),
+}
+
+# A sight or a city that is not a capital, and its country in `CAPITALS`.
+SIGHTS: tuple[tuple[str, str], ...] = (
+    ("the Eiffel Tower", "France"),
+    ("the city of Marseille", "France"),
+    ("the city of Lyon", "France"),
+    ("the palace of Versailles", "France"),
+    ("the city of Nice", "France"),
+    ("the Leaning Tower of Pisa", "Italy"),
+    ("Mount Vesuvius", "Italy"),
+    ("the city of Venice", "Italy"),
+    ("the city of Milan", "Italy"),
+    ("Mount Etna", "Italy"),
+    ("the city of Barcelona", "Spain"),
+    ("the Alhambra", "Spain"),
+    ("the city of Seville", "Spain"),
+    ("the Sagrada Família", "Spain"),
+    ("the Brandenburg Gate", "Germany"),
+    ("the city of Munich", "Germany"),
+    ("Neuschwanstein Castle", "Germany"),
+    ("the city of Hamburg", "Germany"),
+    ("Mount Fuji", "Japan"),
+    ("the city of Kyoto", "Japan"),
+    ("the city of Osaka", "Japan"),
+    ("the city of Hiroshima", "Japan"),
+    ("the Great Wall", "China"),
+    ("the city of Shanghai", "China"),
+    ("the Forbidden City", "China"),
+    ("Lake Baikal", "Russia"),
+    ("the Kremlin", "Russia"),
+    ("the city of Vladivostok", "Russia"),
+    ("the Great Sphinx", "Egypt"),
+    ("the Valley of the Kings", "Egypt"),
+    ("the Aswan High Dam", "Egypt"),
+    ("the Parthenon", "Greece"),
+    ("the island of Crete", "Greece"),
+    ("Mount Olympus", "Greece"),
+    ("Stonehenge", "the United Kingdom"),
+    ("Big Ben", "the United Kingdom"),
+    ("the city of Liverpool", "the United Kingdom"),
+    ("the Statue of Liberty", "the United States"),
+    ("the Grand Canyon", "the United States"),
+    ("the Golden Gate Bridge", "the United States"),
+    ("the city of Toronto", "Canada"),
+    ("the city of Vancouver", "Canada"),
+    ("the city of Montreal", "Canada"),
+    ("the Sydney Opera House", "Australia"),
+    ("the Great Barrier Reef", "Australia"),
+    ("the city of Melbourne", "Australia"),
+    ("the Taj Mahal", "India"),
+    ("the city of Mumbai", "India"),
+    ("the city of Kolkata", "India"),
+    ("the city of Porto", "Portugal"),
+    ("the city of Cork", "Ireland"),
+    ("the city of Salzburg", "Austria"),
+    ("the city of Krakow", "Poland"),
+    ("the city of Gothenburg", "Sweden"),
+    ("the city of Bergen", "Norway"),
+    ("the Legoland of Billund", "Denmark"),
+    ("the city of Antwerp", "Belgium"),
+    ("the city of Rio de Janeiro", "Brazil"),
+    ("the city of São Paulo", "Brazil"),
+    ("Patagonia's Perito Moreno glacier", "Argentina"),
+    ("Machu Picchu", "Peru"),
+    ("the city of Cusco", "Peru"),
+    ("Easter Island", "Chile"),
+    ("the city of Mombasa", "Kenya"),
+    ("the city of Phuket", "Thailand"),
+    ("the Hagia Sophia", "Turkey"),
+    ("the city of Busan", "South Korea"),
+    ("the city of Ho Chi Minh City", "Vietnam"),
+    ("the city of Geneva", "Switzerland"),
+    ("Dracula's Bran Castle", "Romania"),
+    ("the city of Split", "Croatia"),
+    ("the city of Casablanca", "Morocco"),
+    ("the city of Lagos", "Nigeria"),
+    ("Victoria Falls, on the Zambian side,", "Zambia"),
+    ("the city of Petra", "Jordan"),
+    ("Mecca", "Saudi Arabia"),
+    ("Angkor Wat", "Cambodia"),
+    ("the city of Auckland", "New Zealand"),
+    ("the city of Karachi", "Pakistan"),
+    ("Lake Bled", "Slovenia"),
+)
+
 
 def _capital(rng: Random) -> Item:
     country, answers = pick(rng, tuple(CAPITALS.items()))
@@ -474,13 +642,23 @@ def _chemical_symbol(rng: Random) -> Item:
 
 
 def _continent(rng: Random) -> Item:
-    right = pick(rng, tuple(CONTINENTS))
-    others = [name for name in CONTINENTS if name != right]
-    return choice(
-        rng,
-        f"On which continent is {pick(rng, CONTINENTS[right])}?",
-        right,
-        pick_some(rng, others, pick(rng, (1, 2, 3))),
+    continent = pick(rng, tuple(CONTINENTS))
+    country = pick(rng, CONTINENTS[continent])
+    return text(f"On which continent is {country}? Answer with just the continent.", continent)
+
+
+def _language(rng: Random) -> Item:
+    country, answers = pick(rng, tuple(LANGUAGES.items()))
+    return text(f"What is the official language of {country}? Answer with one word.", *answers)
+
+
+def _two_hops(rng: Random) -> Item:
+    place, country = pick(rng, SIGHTS)
+    return text(
+        f"In which country is {place}, and what is the capital of that country? "
+        "Answer in two short sentences.",
+        *CAPITALS[country],
+        max_tokens=TWO_SENTENCES,
     )
 
 
@@ -504,8 +682,10 @@ _DOMAIN = "facts"
 FAMILIES: tuple[Family, ...] = (
     Family("capital", _DOMAIN, "capitals, from well-known to remote", "free", _capital, size=80),
     Family("chemical-symbol", _DOMAIN, "symbols of the elements", "free", _chemical_symbol, size=72),
-    Family("continent", _DOMAIN, "the continent of a country", "choice", _continent, size=70),
+    Family("continent", _DOMAIN, "the continent of a country", "free", _continent, size=70),
+    Family("official-language", _DOMAIN, "the language of a country", "free", _language, size=70),
     Family("known-number", _DOMAIN, "numbers everybody learns once", "free", _known_number),
     Family("maker", _DOMAIN, "who wrote, painted, found or did it", "free", _maker),
     Family("landmark", _DOMAIN, "the country of a city or a sight", "free", _landmark),
+    Family("two-hops", _DOMAIN, "a sight, its country, its capital", "steps", _two_hops, size=70),
 )

@@ -17,6 +17,12 @@ SHORT = 24
 LETTER = 16
 """Tokens for a letter, its option, and a short lead-in."""
 
+STORY = 40
+"""Tokens for a number inside a sentence that first retells a little story."""
+
+TWO_SENTENCES = 48
+"""Tokens for a first finding and what follows from it."""
+
 WORKED = 96
 """Tokens for two or three worked lines and a conclusion."""
 

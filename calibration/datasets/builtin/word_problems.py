@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 
 from calibration.datasets.builtin.family import (
+    STORY,
     WORKED,
     Family,
-    choice,
     number,
     pick,
     pick_some,
@@ -17,8 +17,8 @@ from calibration.datasets.builtin.material import NAMES, THINGS
 from calibration.items import Item
 
 
-def _gain(rng: Random) -> Item:
-    top = pick(rng, (5, 9, 9, 20, 60))
+def _gain(rng: Random) -> tuple[str, int]:
+    top = pick(rng, (5, 5, 9, 20, 60))
     a, b = whole(rng, 2, top), whole(rng, 2, top)
     who, (_, things) = pick(rng, NAMES), pick(rng, THINGS)
     story = pick(
@@ -26,15 +26,15 @@ def _gain(rng: Random) -> Item:
         (
             f"{who} has {a} {things} and buys {b} more. How many {things} does {who} have now?",
             f"{who} has {a} {things} and finds {b} more. How many {things} does {who} have in total?",
-            f"There are {a} {things} in a box. {who} puts {b} more into it. "
-            f"How many {things} are in the box now?",
+            f"{who} has {a} {things} and gets {b} more {things} from a friend. "
+            f"How many {things} does {who} have now?",
         ),
     )
-    return number(f"{story} Answer with just the number.", a + b)
+    return story, a + b
 
 
-def _loss(rng: Random) -> Item:
-    top = pick(rng, (6, 10, 10, 20, 60))
+def _loss(rng: Random) -> tuple[str, int]:
+    top = pick(rng, (6, 6, 10, 20, 60))
     b, a = sorted(pick_some(rng, range(1, top), 2))
     who, (one, things) = pick(rng, NAMES), pick(rng, THINGS)
     some = f"{b} {one if b == 1 else things}"
@@ -47,24 +47,29 @@ def _loss(rng: Random) -> Item:
             f"How many {things} stay on the table?",
         ),
     )
-    return number(f"{story} Answer with just the number.", a - b)
+    return story, a - b
+
+
+def _more_or_less(rng: Random) -> Item:
+    story, value = pick(rng, (_gain, _gain, _loss))(rng)
+    return number(f"{story} Answer with just the number.", value, max_tokens=STORY)
 
 
 def _price(rng: Random) -> Item:
-    top = pick(rng, (3, 5, 10, 10, 20))
+    top = pick(rng, (3, 4, 5, 10, 20))
     n, price = whole(rng, 2, top), whole(rng, 2, top)
     one, things = pick(rng, THINGS)
     who = pick(rng, NAMES)
     story = pick(
         rng,
         (
-            f"One {one} costs {price} dollars. How many dollars do {n} {things} cost?",
+            f"{who} buys {n} {things}. Each {one} costs {price} dollars. How many dollars does {who} pay?",
             f"{who} buys {n} {things} for {price} dollars each. How many dollars does {who} pay?",
-            f"There are {n} bags with {price} {things} in each bag. "
-            f"How many {things} are there altogether?",
+            f"{who} has {n} bags with {price} {things} in each bag. "
+            f"How many {things} does {who} have in total?",
         ),
     )
-    return number(f"{story} Answer with just the number.", n * price)
+    return number(f"{story} Answer with just the number.", n * price, max_tokens=STORY)
 
 
 def _two_steps(rng: Random) -> Item:
@@ -83,25 +88,10 @@ def _two_steps(rng: Random) -> Item:
     )
 
 
-def _sharing(rng: Random) -> Item:
-    each, friends = whole(rng, 1, pick(rng, (4, 9))), whole(rng, 2, pick(rng, (4, 9)))
-    one, things = pick(rng, THINGS)
-    total = each * friends
-    wrong = [str(n) for n in (each + 1, total - friends, each + 3) if n != each]
-    return choice(
-        rng,
-        f"{friends} friends share {total} {things} equally. How many {things} does each friend get?",
-        str(each),
-        sorted(set(wrong)),
-    )
-
-
 _DOMAIN = "word_problems"
 
 FAMILIES: tuple[Family, ...] = (
-    Family("gain", _DOMAIN, "someone gets more of something", "free", _gain),
-    Family("loss", _DOMAIN, "someone has less of something than before", "free", _loss),
+    Family("more-or-less", _DOMAIN, "someone gets or loses some things", "free", _more_or_less),
     Family("price", _DOMAIN, "so many things at so much each", "free", _price),
     Family("two-steps", _DOMAIN, "get some, give some, step by step", "steps", _two_steps),
-    Family("sharing", _DOMAIN, "equal shares", "choice", _sharing),
 )

