@@ -50,4 +50,4 @@ async def engine(engine_config: EngineConfig) -> AsyncIterator[LocalEngine]:
 def shared_data() -> Iterator[Path]:
     """The folder of benchmark questions, which need not exist."""
     default = Path(__file__).parent.parent.parent / "shared" / "data"
-    yield Path(os.environ.get("ROUTER_SHARED_DATA", default))
+    return Path(os.environ.get("ROUTER_SHARED_DATA", default))

@@ -84,8 +84,8 @@ def _cache(settings: Settings) -> str:
 
 
 def _curl(url: str) -> str:
-    question = {"role": "user", "content": "What is the capital of France?"}
-    body = json.dumps({"model": "auto", "messages": [question]})
+    question = {"role": "user", "content": "How many days are in a week?"}
+    body = json.dumps({"model": "auto", "max_tokens": 64, "messages": [question]})
     return (
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
         f"-d {shlex.quote(body)}"

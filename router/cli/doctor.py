@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "warn", "FAIL"]
 
-REDIS_SECONDS = 3.0
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -154,18 +152,18 @@ async def check_calibration(info: EngineInfo, settings: Settings) -> Finding:
     return Finding("calibration", "warn" if warnings else "ok", detail)
 
 
-async def check_redis(url: str) -> Finding:
-    """Ask for a PING."""
+async def check_redis(url: str, *, timeout: float = 3.0) -> Finding:
+    """Ask for a PING, for at most `timeout` seconds."""
     from redis.asyncio import Redis  # noqa: PLC0415
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     place = public_url(url)
     try:
-        async with Redis.from_url(url, socket_connect_timeout=REDIS_SECONDS) as client:
-            async with asyncio.timeout(REDIS_SECONDS):
+        async with Redis.from_url(url, socket_connect_timeout=timeout) as client:
+            async with asyncio.timeout(timeout):
                 await client.ping()
     except TimeoutError:
-        return Finding("redis", "FAIL", f"{place} does not answer within {REDIS_SECONDS:g} s")
+        return Finding("redis", "FAIL", f"{place} does not answer within {timeout:g} s")
     except RedisError as error:
         return Finding("redis", "FAIL", f"{place}: {error}; is it running?")
     return Finding("redis", "ok", f"{place} answers")

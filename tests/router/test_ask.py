@@ -7,12 +7,24 @@ import math
 from io import StringIO
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from router.answer import Answer, Usage
-from router.cli.ask import as_dict, coloured, legend, show, status_line, tokens_per_second, words
+from router.cli import main
+from router.cli.ask import (
+    as_dict,
+    build_query,
+    coloured,
+    legend,
+    show,
+    status_line,
+    tokens_per_second,
+    words,
+)
+from router.engine.messages import Message
 from tests.router.samples import answer, trace
 
 NAN = math.nan
@@ -30,6 +42,17 @@ def shown(given_answer: Answer, *, colours: bool, method: str | None = None) -> 
     )
     show(given_answer, method, console)
     return out.getvalue()
+
+
+def test_the_query_is_what_the_gateway_would_have_received() -> None:
+    query = build_query("2 + 2?", "remote", 64)
+    assert query.messages == (Message("user", "2 + 2?"),)
+    assert (query.mode, query.max_tokens) == ("remote", 64)
+    assert query.body == {
+        "model": "remote",
+        "messages": [{"role": "user", "content": "2 + 2?"}],
+        "max_tokens": 64,
+    }
 
 
 class TestWords:
@@ -190,3 +213,33 @@ class TestJson:
             "remote": {"prompt_tokens": 1, "completion_tokens": 2},
         }
         assert result["p_correct"] is None
+
+
+@pytest.mark.model
+class TestCommand:
+    ARGS = ("ask", "--context", "256", "--max-tokens", "12")
+
+    def test_it_answers_and_says_why(self) -> None:
+        result = CliRunner().invoke(main, [*self.ARGS, "How many days are in a week?"])
+        assert result.exit_code == 0
+        *text, status = result.output.splitlines()
+        assert "7 days" in " ".join(text)
+        assert status.startswith("local: ")
+        assert "tokens/s" in status
+        assert "\x1b" not in result.output
+
+    def test_as_json_from_stdin(self) -> None:
+        result = CliRunner().invoke(
+            main, [*self.ARGS, "--mode", "local", "--json", "-"], input="What is 2 + 2?\n"
+        )
+        assert result.exit_code == 0
+        body = json.loads(result.output)
+        assert "4" in body["text"]
+        assert (body["route"], body["reason"]) == ("local", "policy")
+        assert body["uncertainty"]["perplexity"] > 0
+
+    def test_an_error_ends_it_cleanly(self) -> None:
+        result = CliRunner().invoke(main, [*self.ARGS, "--mode", "remote", "hello"])
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
+        assert "upstream" in result.stderr

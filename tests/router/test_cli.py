@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -176,6 +180,26 @@ class TestServe:
             result = CliRunner().invoke(main, ["serve", "--port", port])
         assert result.exit_code == 1
         assert "already in use" in result.stderr
+
+    @pytest.mark.model
+    def test_it_says_what_it_loaded_and_the_curl_line_works(self) -> None:
+        command = [sys.executable, "-c", "from router.cli import main; main()"]
+        options = ["serve", "--port", "0", "--slots", "1", "--context", "256"]
+        with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            try:
+                lines = list(iter(child.stdout.readline, "  try\n"))
+                _, url, *_, body = shlex.split(child.stdout.readline())
+                answer = httpx.post(url, json=json.loads(body), timeout=60).json()
+                child.send_signal(signal.SIGINT)
+                assert child.wait(timeout=10) == 0
+            finally:
+                child.kill()
+        labels = [line.split()[0] for line in lines if line.strip()]
+        assert labels == [
+            *("seek-stronger", "model", "engine", "calibration", "upstream", "cache", "listening")
+        ]
+        assert "7 days" in answer["choices"][0]["message"]["content"]
 
 
 class TestAsk:

@@ -50,8 +50,8 @@ def redis(tmp_path: Path) -> Iterator[str]:
             child.terminate()
 
 
-async def check(name: str, url: str) -> Finding:
-    return await guarded(name, lambda: check_redis(url))
+async def check(url: str) -> Finding:
+    return await guarded("redis", lambda: check_redis(url))
 
 
 async def test_python() -> None:
@@ -69,22 +69,23 @@ async def test_build() -> None:
 
 class TestRedis:
     async def test_it_answers(self, redis: str) -> None:
-        assert await check("redis", redis) == Finding("redis", "ok", f"{redis} answers")
+        assert await check(redis) == Finding("redis", "ok", f"{redis} answers")
 
     async def test_it_is_not_there(self) -> None:
-        finding = await check("redis", "redis://:secret@127.0.0.1:9/0")
+        finding = await check("redis://:secret@127.0.0.1:9/0")
         assert finding.status == "FAIL"
         assert finding.detail.startswith("redis://***@127.0.0.1:9/0: ")
         assert "secret" not in finding.detail
 
     async def test_it_is_silent(self) -> None:
         async with scripted(silence) as server:
-            finding = await check("redis", server.url.replace("http", "redis").removesuffix("/v1"))
+            url = server.url.replace("http", "redis").removesuffix("/v1")
+            finding = await check_redis(url, timeout=0.1)
         assert finding.status == "FAIL"
-        assert "does not answer within 3 s" in finding.detail
+        assert "does not answer within 0.1 s" in finding.detail
 
     async def test_its_address_is_none(self) -> None:
-        finding = await check("redis", "nonsense://h")
+        finding = await check("nonsense://h")
         assert finding.status == "FAIL"
 
 
@@ -166,6 +167,25 @@ class TestCommand:
         assert ["warn", "calibration"] in starts
         assert ["FAIL", "redis"] in starts
         assert ["FAIL", "upstream"] in starts
+
+    @pytest.mark.model
+    def test_all_is_well(self) -> None:
+        result = CliRunner().invoke(main, ["doctor", "--json", "--context", "256"])
+        assert result.exit_code == 0
+        report = json.loads(result.output)
+        assert report["ok"] is True
+        checks = {item["name"]: item for item in report["checks"]}
+        assert list(checks) == ["python", "build", "model", "offload", "calibration"]
+        assert "Q4_1, 98 MB" in checks["model"]["detail"]
+
+    @pytest.mark.model
+    def test_a_calibration_that_is_not_there(self, tmp_path: Path) -> None:
+        result = CliRunner().invoke(
+            main, ["doctor", "--context", "256", "--calibration", str(tmp_path)]
+        )
+        assert result.exit_code == 1
+        (failed,) = [line for line in result.output.splitlines() if line.startswith("FAIL")]
+        assert failed.startswith("FAIL  calibration  there is no calibration at ")
 
     def test_as_json(self) -> None:
         result = CliRunner().invoke(main, [*self.ARGS, "--json"])

@@ -36,12 +36,6 @@ def _multiplication(rng: Random) -> Item:
     return number(f"{asked} Answer with just the number.", a * b)
 
 
-def _division(rng: Random) -> Item:
-    b, quotient = whole(rng, 1, 10), whole(rng, 1, pick(rng, (5, 10, 12)))
-    asked = (f"What is {b * quotient} / {b}?", f"What is {b * quotient} divided by {b}?")[b % 2]
-    return number(f"{asked} Answer with just the number.", quotient)
-
-
 def _larger_number(rng: Random) -> Item:
     top, n = pick(rng, ((20, 2), (100, 2), (100, 3), (1000, 3), (1000, 4)))
     options = pick_some(rng, range(1, top), n)
@@ -49,7 +43,7 @@ def _larger_number(rng: Random) -> Item:
     if n == 2:
         word = {"largest": "larger", "smallest": "smaller"}[word]
     others = [str(option) for option in options if option != best]
-    return choice(rng, f"Which number is the {word}?", str(best), others)
+    return choice(rng, f"Pick the {word} number.", str(best), others)
 
 
 def _worked_sum(rng: Random) -> Item:
@@ -70,9 +64,23 @@ _DOMAIN = "arithmetic"
 
 FAMILIES: tuple[Family, ...] = (
     Family("addition", _DOMAIN, "two numbers added, one to three digits", "free", _addition),
-    Family("subtraction", _DOMAIN, "two numbers subtracted, one to three digits", "free", _subtraction),
+    Family(
+        "subtraction", _DOMAIN, "two numbers subtracted, one to three digits", "free", _subtraction
+    ),
     Family("multiplication", _DOMAIN, "products up to 40 times 9", "free", _multiplication),
-    Family("division", _DOMAIN, "exact quotients from the times tables", "free", _division),
-    Family("larger-number", _DOMAIN, "the largest or smallest of two to four numbers", "choice", _larger_number, asks_options=True),
-    Family("worked-sum", _DOMAIN, "three numbers added or subtracted, step by step", "steps", _worked_sum),
+    Family(
+        "larger-number",
+        _DOMAIN,
+        "the largest or smallest of two to four numbers",
+        "choice",
+        _larger_number,
+        asks_options=True,
+    ),
+    Family(
+        "worked-sum",
+        _DOMAIN,
+        "three numbers added or subtracted, step by step",
+        "steps",
+        _worked_sum,
+    ),
 )

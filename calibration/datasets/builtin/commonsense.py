@@ -1,86 +1,12 @@
-"""Commonsense: kinds of things, what they are for, where they are, what they can do."""
+"""Commonsense: kinds of things, where they are, what people say and mean."""
 
 from __future__ import annotations
 
 from random import Random
 
-from calibration.datasets.builtin.family import Family, choice, pick, pick_some, text, whole
+from calibration.datasets.builtin.family import Family, choice, pick, pick_some, text
 from calibration.datasets.builtin.material import KINDS
 from calibration.items import Item
-
-# What one does, and with what; things that could do each other's job share a group.
-TOOLS: tuple[tuple[str, str, str], ...] = (
-    ("cut paper", "scissors", "cutting"),
-    ("cut bread", "a bread knife", "cutting"),
-    ("cut down a tree", "a saw", "cutting"),
-    ("mow the grass", "a lawn mower", "cutting"),
-    ("drive a nail into a wall", "a hammer", "building"),
-    ("turn a screw", "a screwdriver", "building"),
-    ("make a hole in a wall", "a drill", "building"),
-    ("climb onto a roof", "a ladder", "climbing"),
-    ("write a letter", "a pen", "writing"),
-    ("draw a straight line", "a ruler", "writing"),
-    ("rub out a pencil mark", "an eraser", "writing"),
-    ("paint a wall", "a brush", "writing"),
-    ("sweep the floor", "a broom", "cleaning"),
-    ("wash your hands", "soap", "washing"),
-    ("brush your teeth", "a toothbrush", "brushing"),
-    ("dry yourself after a bath", "a towel", "drying"),
-    ("comb your hair", "a comb", "brushing"),
-    ("eat soup", "a spoon", "eating"),
-    ("boil water", "a kettle", "cooking"),
-    ("bake a cake", "an oven", "cooking"),
-    ("fry an egg", "a pan", "cooking"),
-    ("keep milk cold", "a refrigerator", "cooling"),
-    ("drink tea", "a cup", "drinking"),
-    ("open a locked door", "a key", "keys"),
-    ("see in the dark", "a flashlight", "light"),
-    ("read in bed at night", "a lamp", "light"),
-    ("tell the time", "a clock", "time"),
-    ("see which day it is", "a calendar", "time"),
-    ("stay dry in the rain", "an umbrella", "rain"),
-    ("sew a button on a shirt", "a needle", "sewing"),
-    ("iron a shirt", "an iron", "ironing"),
-    ("wash clothes", "a washing machine", "washing"),
-    ("dig a hole", "a shovel", "digging"),
-    ("water the flowers", "a watering can", "watering"),
-    ("catch a fish", "a fishing rod", "fishing"),
-    ("take a photo", "a camera", "phones"),
-    ("call a friend", "a phone", "phones"),
-    ("measure your temperature", "a thermometer", "measuring"),
-    ("find out how heavy you are", "a scale", "measuring"),
-    ("look at the stars", "a telescope", "looking"),
-    ("see tiny living things", "a microscope", "looking"),
-    ("read small print with weak eyes", "glasses", "looking"),
-    ("cross a river by water", "a boat", "travel"),
-    ("fly to another country", "an airplane", "travel"),
-    ("carry clothes on a journey", "a suitcase", "carrying"),
-    ("carry books to school", "a backpack", "carrying"),
-    ("send a letter", "a stamp", "post"),
-    ("put out a fire", "water", "fire"),
-    ("light a candle", "a match", "light"),
-    ("sleep outdoors", "a tent", "camping"),
-    ("find north", "a compass", "finding"),
-    ("find a street in a city", "a map", "finding"),
-    ("pay in a shop", "money", "money"),
-    ("add large numbers", "a calculator", "sums"),
-    ("keep your neck warm", "a scarf", "clothes"),
-    ("keep your hands warm", "gloves", "clothes"),
-    ("hold papers together", "a paper clip", "holding"),
-    ("mend a torn page", "sticky tape", "holding"),
-    ("hit a tennis ball", "a racket", "sport"),
-    ("score a goal in soccer", "a ball", "sport"),
-    ("hang up wet clothes", "a clothesline", "drying"),
-    ("see yourself", "a mirror", "mirror"),
-    ("sit at a table", "a chair", "furniture"),
-    ("store books", "a bookshelf", "furniture"),
-    ("sleep at night", "a bed", "furniture"),
-    ("slide down a snowy hill", "a sled", "snow"),
-    ("cover a small wound", "a bandage", "healing"),
-    ("hear a heartbeat", "a stethoscope", "healing"),
-    ("peel a potato", "a peeler", "cutting"),
-    ("listen to music on a bus", "headphones", "listening"),
-)
 
 # A thing, and where one most likely finds it; no thing fits two of the places.
 PLACES: tuple[tuple[str, str], ...] = (
@@ -96,11 +22,12 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("a blackboard", "in a school"),
     ("pupils", "in a school"),
     ("a classroom", "in a school"),
+    ("an exam about fractions", "in a school"),
     ("a cow", "on a farm"),
     ("a tractor", "on a farm"),
     ("pigs", "on a farm"),
     ("a surgeon", "in a hospital"),
-    ("an ambulance", "in a hospital"),
+    ("an operating room", "in a hospital"),
     ("patients", "in a hospital"),
     ("a pilot", "at an airport"),
     ("a runway", "at an airport"),
@@ -113,13 +40,13 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("a cactus", "in the desert"),
     ("sand dunes", "in the desert"),
     ("a movie screen", "in a cinema"),
-    ("popcorn", "in a cinema"),
     ("a bank teller", "in a bank"),
-    ("a safe full of money", "in a bank"),
+    ("a vault full of money", "in a bank"),
     ("the Moon", "in space"),
     ("an astronaut", "in space"),
     ("a satellite", "in space"),
     ("a planet", "in space"),
+    ("a comet", "in space"),
     ("a waiter", "in a restaurant"),
     ("a menu", "in a restaurant"),
     ("an altar", "in a church"),
@@ -132,9 +59,9 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("an iceberg", "in the Arctic"),
     ("a clown", "in a circus"),
     ("an acrobat", "in a circus"),
-    ("a steering wheel", "in a car"),
+    ("a gear stick and a handbrake", "in a car"),
     ("a windshield", "in a car"),
-    ("a seat belt", "in a car"),
+    ("a glove compartment", "in a car"),
     ("a prisoner", "in a jail"),
     ("a cell with bars", "in a jail"),
     ("thousands of books to borrow", "in a library"),
@@ -148,7 +75,7 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("a lifeguard and lanes", "at a swimming pool"),
     ("a diving board", "at a swimming pool"),
     ("train tracks and a platform", "at a station"),
-    ("a conductor with a whistle", "at a station"),
+    ("travellers waiting for a train", "at a station"),
     ("sailors", "on a ship"),
     ("an anchor", "on a ship"),
     ("a captain's cabin", "on a ship"),
@@ -161,98 +88,175 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("a pharmacist", "in a pharmacy"),
 )
 
-# From small to large; neighbours are too close to ask about, things five places apart are not.
-SIZES: tuple[str, ...] = (
-    *("a grain of sand", "a flea", "an ant", "a ladybird", "a bee", "a grape", "a walnut"),
-    *("an egg", "an apple", "a grapefruit", "a football", "a cat", "a sheep", "a lion"),
-    *("a horse", "a rhinoceros", "an elephant", "a bus", "a blue whale", "a football field"),
-    *("a village", "a big city", "France", "Africa", "the Moon", "the Earth", "the Sun"),
+# A saying, cut before its last words, and those words.
+SAYINGS: tuple[tuple[str, str], ...] = (
+    ("An apple a day keeps the", "doctor away"),
+    ("Actions speak louder than", "words"),
+    ("The early bird catches the", "worm"),
+    ("Practice makes", "perfect"),
+    ("Better late than", "never"),
+    ("Honesty is the best", "policy"),
+    ("Rome was not built in a", "day"),
+    ("When in Rome, do as the", "Romans do"),
+    ("A picture is worth a thousand", "words"),
+    ("All that glitters is not", "gold"),
+    ("Birds of a feather flock", "together"),
+    ("Curiosity killed the", "cat"),
+    ("Don't count your chickens before they", "hatch"),
+    ("Don't judge a book by its", "cover"),
+    ("Don't put all your eggs in one", "basket"),
+    ("Every cloud has a silver", "lining"),
+    ("Knowledge is", "power"),
+    ("Laughter is the best", "medicine"),
+    ("Let sleeping dogs", "lie"),
+    ("Look before you", "leap"),
+    ("Time is", "money"),
+    ("Two heads are better than", "one"),
+    ("Where there is smoke, there is", "fire"),
+    ("Where there is a will, there is a", "way"),
+    ("You can't teach an old dog new", "tricks"),
+    ("The pen is mightier than the", "sword"),
+    ("There is no place like", "home"),
+    ("Two wrongs don't make a", "right"),
+    ("When the cat's away, the mice will", "play"),
+    ("Beggars can't be", "choosers"),
+    ("Beauty is in the eye of the", "beholder"),
+    ("Blood is thicker than", "water"),
+    ("Easy come, easy", "go"),
+    ("Haste makes", "waste"),
+    ("If it ain't broke, don't fix", "it"),
+    ("Ignorance is", "bliss"),
+    ("It takes two to", "tango"),
+    ("Many hands make light", "work"),
+    ("Necessity is the mother of", "invention"),
+    ("No news is good", "news"),
+    ("No pain, no", "gain"),
+    ("Out of sight, out of", "mind"),
+    ("Patience is a", "virtue"),
+    ("People who live in glass houses should not throw", "stones"),
+    ("Strike while the iron is", "hot"),
+    ("The grass is always greener on the other side of the", "fence"),
+    ("The squeaky wheel gets the", "grease"),
+    ("Too many cooks spoil the", "broth"),
+    ("A bird in the hand is worth two in the", "bush"),
+    ("A friend in need is a friend", "indeed"),
+    ("A penny saved is a penny", "earned"),
+    ("A rolling stone gathers no", "moss"),
+    ("Absence makes the heart grow", "fonder"),
+    ("All is well that ends", "well"),
+    ("All roads lead to", "Rome"),
+    ("An ounce of prevention is worth a pound of", "cure"),
+    ("Barking dogs seldom", "bite"),
+    ("Better safe than", "sorry"),
+    ("Cleanliness is next to", "godliness"),
+    ("Early to bed and early to rise makes a man healthy, wealthy and", "wise"),
+    ("Familiarity breeds", "contempt"),
+    ("Fortune favours the", "bold"),
+    ("Good things come to those who", "wait"),
+    ("Great minds think", "alike"),
+    ("Half a loaf is better than", "none"),
+    ("He who laughs last, laughs", "best"),
+    ("Hope for the best, prepare for the", "worst"),
+    ("It is no use crying over spilt", "milk"),
+    ("Lightning never strikes twice in the same", "place"),
+    ("Love is", "blind"),
+    ("Money doesn't grow on", "trees"),
+    ("Never look a gift horse in the", "mouth"),
+    ("Once bitten, twice", "shy"),
+    ("One man's trash is another man's", "treasure"),
+    ("Still waters run", "deep"),
+    ("The apple doesn't fall far from the", "tree"),
+    ("The road to hell is paved with good", "intentions"),
+    ("The early bird gets the", "worm"),
+    ("Variety is the spice of", "life"),
+    ("You reap what you", "sow"),
 )
 
-YES = (
-    "Can a bird build a nest?",
-    "Can a fish swim?",
-    "Do cats have whiskers?",
-    "Is fire hot?",
-    "Is ice cold?",
-    "Is water wet?",
-    "Do trees have leaves?",
-    "Can a dog bark?",
-    "Is an elephant heavier than a mouse?",
-    "Can people walk on two legs?",
-    "Do cows give milk?",
-    "Is the Sun a star?",
-    "Can you eat an apple?",
-    "Do bicycles have two wheels?",
-    "Is a baby younger than its mother?",
-    "Can glass break?",
-    "Does wood float on water?",
-    "Do bees make honey?",
-    "Can a frog jump?",
-    "Is sugar sweet?",
-    "Is a lemon sour?",
-    "Do birds lay eggs?",
-    "Does snow melt in the sun?",
-    "Can bats fly?",
-    "Is a mountain taller than a house?",
-    "Do plants need water?",
-    "Can a parrot copy human speech?",
-    "Is gold a metal?",
-    "Is a whale a mammal?",
-    "Do spiders have eight legs?",
-    "Can a kangaroo hop?",
-    "Is silk soft?",
-    "Does salt dissolve in water?",
-    "Are there penguins at the South Pole or near it?",
-    "Is a diamond harder than wood?",
-    "Do humans breathe air?",
-    "Is a car faster than a bicycle?",
-    "Do fish have gills?",
-    "Can paper burn?",
-    "Is a winter day in Canada often cold?",
+# What people write about a thing they bought or visited: clear, mild, and with a turn.
+GOOD: tuple[str, ...] = (
+    "I loved every minute of this film.",
+    "Great phone, the battery lasts for days.",
+    "The room was clean and quiet.",
+    "Not bad at all, I would buy it again.",
+    "The best pizza I have ever eaten!",
+    "A wonderful book, I could not put it down.",
+    "The staff were friendly and very helpful.",
+    "It works exactly as promised.",
+    "We had a lovely evening and will come back.",
+    "My children play with it every day.",
+    "I expected little and was pleasantly surprised.",
+    "Fast delivery and everything was well packed.",
+    "These shoes are so comfortable.",
+    "After a slow start the story gets really gripping.",
+    "The hotel is old, but we felt at home at once.",
+    "I can't find anything wrong with it.",
+    "Worth every cent.",
+    "It is small, yet it does the job perfectly.",
+    "The concert was amazing from start to finish.",
+    "I have never slept better in a hotel bed.",
+    "My mother was delighted with this gift.",
+    "It took a while to set up, but now I would not want to be without it.",
+    "Delicious food and fair prices.",
+    "The view from the balcony is breathtaking.",
+    "Our guide was funny and knew everything.",
+    "No complaints, five stars.",
+    "A sturdy bag that has survived three years of travel.",
+    "The sound is clear and warm.",
+    "I was worried about the size, but it fits like a glove.",
+    "The new update fixed all my problems.",
+    "Fresh bread, good coffee, kind people.",
+    "I laughed until I cried.",
+    "It is hard to imagine a better teacher.",
+    "The garden is a dream.",
+    "You won't regret buying it.",
+    "Simple to use, even for my grandfather.",
+    "I thought it was too expensive until I tried it.",
+    "The actors are brilliant.",
+    "Quick reply, problem solved.",
+    "This jacket kept me warm all winter.",
 )
 
-NO = (
-    "Can a stone swim?",
-    "Can a pig fly?",
-    "Do fish ride bicycles?",
-    "Is fire cold?",
-    "Is the Moon made of cheese?",
-    "Can a snake ride a horse?",
-    "Do cats lay eggs?",
-    "Is a mouse bigger than an elephant?",
-    "Can a tree run?",
-    "Do dogs have wings?",
-    "Is milk black?",
-    "Can a person live without water for a year?",
-    "Does a car have feathers?",
-    "Is a feather heavier than a brick?",
-    "Can you eat a hammer?",
-    "Does the Sun rise in the west?",
-    "Do snakes have legs?",
-    "Can an ostrich fly?",
-    "Is sugar salty?",
-    "Is a desert full of water?",
-    "Is a pillow harder than a rock?",
-    "Can a chair sing?",
-    "Is a spider an insect?",
-    "Do penguins live in the Sahara?",
-    "Can a book read itself aloud without any device?",
-    "Is a snail faster than a horse?",
-    "Do cows have six legs?",
-    "Is an hour shorter than a minute?",
-    "Can iron float on water like wood?",
-    "Does ice sink to the bottom of a glass of water?",
-    "Is the sea made of sweet water?",
-    "Do bananas grow underground?",
-    "Is a lamp a kind of animal?",
-    "Can people see in complete darkness?",
-    "Is a grandmother younger than her grandchild?",
-    "Is the Earth flat?",
-    "Do whales live in trees?",
-    "Can you cut bread with a spoonful of soup?",
-    "Is lead lighter than air?",
-    "Do chickens give milk?",
+BAD: tuple[str, ...] = (
+    "The food was cold and the waiter was rude.",
+    "A waste of money, it broke after one day.",
+    "I expected more, quite boring.",
+    "The worst hotel I have ever stayed in.",
+    "The screen was scratched when it arrived.",
+    "I fell asleep halfway through the film.",
+    "Never again.",
+    "The bathroom was dirty and smelled bad.",
+    "It stopped working after a week.",
+    "Nobody answered my emails.",
+    "The soup was too salty to eat.",
+    "It looks nice, but it falls apart at once.",
+    "I want my money back.",
+    "The seats were hard and the sound was awful.",
+    "The plot makes no sense at all.",
+    "Two hours late, and no apology.",
+    "The battery is empty after an hour.",
+    "I had high hopes, but they were disappointed.",
+    "The instructions are impossible to understand.",
+    "We waited an hour for a table and left hungry.",
+    "The shirt lost its colour in the first wash.",
+    "You can hear every word from the next room.",
+    "Overpriced and overrated.",
+    "My order was wrong again.",
+    "The app crashes every time I open it.",
+    "I would not give it to my worst enemy.",
+    "The pictures promise a lot more than you get.",
+    "The only good thing about it is the box.",
+    "It hurts my ears after five minutes.",
+    "The bread was stale and the tea was cold.",
+    "The book could have been half as long.",
+    "The driver got lost and then blamed us.",
+    "If you like noise and dust, this is your place.",
+    "I regret buying it.",
+    "One sleeve is longer than the other.",
+    "The park was closed and nobody had told us.",
+    "The ending ruined the whole story.",
+    "It was supposed to be waterproof, but it was not.",
+    "They charged me twice.",
+    "The milk was sour.",
 )
 
 
@@ -260,46 +264,31 @@ def _kind(rng: Random) -> Item:
     n = pick(rng, (2, 2, 3, 4))
     kinds = pick_some(rng, tuple(KINDS), n)
     members = [pick(rng, KINDS[kind]) for kind in kinds]
-    return choice(rng, f"Which of these is {kinds[0]}?", members[0], members[1:])
-
-
-def _tool(rng: Random) -> Item:
-    task, right, group = pick(rng, TOOLS)
-    others = [tool for _, tool, its_group in TOOLS if its_group != group]
-    wrong = pick_some(rng, others, pick(rng, (1, 2, 3)))
-    return choice(rng, f"Which of these do you need to {task}?", right, wrong)
+    return choice(rng, f"Pick the word that names {kinds[0]}.", members[0], members[1:])
 
 
 def _place(rng: Random) -> Item:
     thing, right = pick(rng, PLACES)
     others = tuple(dict.fromkeys(place for _, place in PLACES if place != right))
     wrong = pick_some(rng, others, pick(rng, (1, 2, 3)))
-    return choice(rng, f"Where would you most likely find {thing}?", right, wrong)
+    return choice(rng, f"Pick the place where you would most likely find {thing}.", right, wrong)
 
 
-def _size(rng: Random) -> Item:
-    n = pick(rng, (2, 2, 3))
-    start = whole(rng, 0, len(SIZES) - 1 - 5 * (n - 1))
-    room = len(SIZES) - 1 - 5 * (n - 1) - start
-    steps = sorted(whole(rng, 0, room) for _ in range(n - 1))
-    chosen = [SIZES[start], *(SIZES[start + 5 * (i + 1) + step] for i, step in enumerate(steps))]
-    word, right = pick(rng, (("biggest", chosen[-1]), ("smallest", chosen[0])))
-    return choice(
-        rng, f"Which of these is the {word}?", right, [thing for thing in chosen if thing != right]
-    )
+def _saying(rng: Random) -> Item:
+    start, end = pick(rng, SAYINGS)
+    return text(f"Complete the saying: {start} ... Answer with the missing words.", end)
 
 
-def _yes_or_no(rng: Random) -> Item:
-    question, answer = pick(rng, (*((q, "yes") for q in YES), *((q, "no") for q in NO)))
-    return text(f"{question} Answer yes or no.", answer)
+def _review(rng: Random) -> Item:
+    review, answer = pick(rng, (*((r, "positive") for r in GOOD), *((r, "negative") for r in BAD)))
+    return text(f'Is this review positive or negative? "{review}" Answer with one word.', answer)
 
 
 _DOMAIN = "commonsense"
 
 FAMILIES: tuple[Family, ...] = (
     Family("kind", _DOMAIN, "which thing is of a kind", "choice", _kind, asks_options=True),
-    Family("tool", _DOMAIN, "what one needs for a task", "choice", _tool, size=70),
     Family("place", _DOMAIN, "where a thing is usually found", "choice", _place),
-    Family("size", _DOMAIN, "the biggest or smallest thing", "choice", _size, asks_options=True),
-    Family("yes-or-no", _DOMAIN, "what things can do and are", "free", _yes_or_no),
+    Family("saying", _DOMAIN, "the end of a well-known saying", "free", _saying),
+    Family("review", _DOMAIN, "whether a review is positive or negative", "free", _review),
 )

@@ -308,19 +308,28 @@ MAKERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ('Who wrote "Faust"?', ("Johann Wolfgang von Goethe", "Goethe")),
     ('Who wrote "Les Misérables"?', ("Victor Hugo", "Hugo")),
     ('Who wrote "Madame Bovary"?', ("Gustave Flaubert", "Flaubert")),
-    ('Who wrote "The Metamorphosis", in which a man wakes up as an insect?', ("Franz Kafka", "Kafka")),
+    (
+        'Who wrote "The Metamorphosis", in which a man wakes up as an insect?',
+        ("Franz Kafka", "Kafka"),
+    ),
     ('Who wrote "Frankenstein"?', ("Mary Shelley", "Shelley")),
     ('Who wrote "Dracula"?', ("Bram Stoker", "Stoker")),
     ('Who wrote "Moby-Dick"?', ("Herman Melville", "Melville")),
     ('Who wrote "The Adventures of Tom Sawyer"?', ("Mark Twain", "Twain", "Samuel Clemens")),
-    ('Who wrote "Alice\'s Adventures in Wonderland"?', ("Lewis Carroll", "Carroll", "Charles Dodgson")),
+    (
+        'Who wrote "Alice\'s Adventures in Wonderland"?',
+        ("Lewis Carroll", "Carroll", "Charles Dodgson"),
+    ),
     ('Who wrote "The Jungle Book"?', ("Rudyard Kipling", "Kipling")),
     ('Who wrote "Treasure Island"?', ("Robert Louis Stevenson", "Stevenson")),
     ('Who wrote "The Time Machine"?', ("H. G. Wells", "Wells")),
     ('Who wrote the novel "1984"?', ("George Orwell", "Orwell", "Eric Blair")),
     ('Who wrote "The Lord of the Rings"?', ("J. R. R. Tolkien", "Tolkien")),
-    ('Who wrote the first Harry Potter book?', ("J. K. Rowling", "Rowling")),
-    ('Who wrote "The Little Prince"?', ("Antoine de Saint-Exupéry", "Saint-Exupéry", "Saint-Exupery")),
+    ("Who wrote the first Harry Potter book?", ("J. K. Rowling", "Rowling")),
+    (
+        'Who wrote "The Little Prince"?',
+        ("Antoine de Saint-Exupéry", "Saint-Exupéry", "Saint-Exupery"),
+    ),
     ('Who wrote "The Great Gatsby"?', ("F. Scott Fitzgerald", "Fitzgerald")),
     ('Who wrote "The Old Man and the Sea"?', ("Ernest Hemingway", "Hemingway")),
     ('Who wrote "To Kill a Mockingbird"?', ("Harper Lee",)),
@@ -329,8 +338,8 @@ MAKERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ('Who wrote "On the Origin of Species"?', ("Charles Darwin", "Darwin")),
     ('Who wrote "The Republic", a dialogue about the just city?', ("Plato",)),
     ('Who wrote "The Wealth of Nations"?', ("Adam Smith",)),
-    ('Who created the detective Sherlock Holmes?', ("Arthur Conan Doyle", "Conan Doyle", "Doyle")),
-    ('Who created the detective Hercule Poirot?', ("Agatha Christie", "Christie")),
+    ("Who created the detective Sherlock Holmes?", ("Arthur Conan Doyle", "Conan Doyle", "Doyle")),
+    ("Who created the detective Hercule Poirot?", ("Agatha Christie", "Christie")),
     ("Who painted the Mona Lisa?", ("Leonardo da Vinci", "da Vinci", "Leonardo")),
     ('Who painted "The Starry Night"?', ("Vincent van Gogh", "van Gogh")),
     ('Who painted "Guernica"?', ("Pablo Picasso", "Picasso")),
@@ -339,15 +348,21 @@ MAKERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ('Who painted "Girl with a Pearl Earring"?', ("Johannes Vermeer", "Vermeer")),
     ('Who painted "The Night Watch"?', ("Rembrandt", "Rembrandt van Rijn")),
     ('Who painted "The Birth of Venus", now in Florence?', ("Sandro Botticelli", "Botticelli")),
-    ('Who painted "The Persistence of Memory", with its melting clocks?', ("Salvador Dalí", "Dalí", "Dali")),
+    (
+        'Who painted "The Persistence of Memory", with its melting clocks?',
+        ("Salvador Dalí", "Dalí", "Dali"),
+    ),
     ('Who painted "Impression, Sunrise"?', ("Claude Monet", "Monet")),
     ('Who painted "The Kiss" with gold leaf in Vienna?', ("Gustav Klimt", "Klimt")),
     ("Who composed the Moonlight Sonata?", ("Ludwig van Beethoven", "Beethoven")),
     ('Who composed "The Four Seasons"?', ("Antonio Vivaldi", "Vivaldi")),
     ('Who composed the opera "The Magic Flute"?', ("Wolfgang Amadeus Mozart", "Mozart")),
     ('Who composed the ballet "Swan Lake"?', ("Pyotr Tchaikovsky", "Tchaikovsky")),
-    ('Who composed the Brandenburg Concertos?', ("Johann Sebastian Bach", "Bach")),
-    ('Who composed the oratorio "Messiah" with its Hallelujah chorus?', ("George Frideric Handel", "Handel")),
+    ("Who composed the Brandenburg Concertos?", ("Johann Sebastian Bach", "Bach")),
+    (
+        'Who composed the oratorio "Messiah" with its Hallelujah chorus?',
+        ("George Frideric Handel", "Handel"),
+    ),
     ('Who composed the opera "Carmen"?', ("Georges Bizet", "Bizet")),
     ('Who composed the opera "Aida"?', ("Giuseppe Verdi", "Verdi")),
     ('Who composed "The Rite of Spring"?', ("Igor Stravinsky", "Stravinsky")),
@@ -355,25 +370,49 @@ MAKERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Who discovered radium together with her husband?", ("Marie Curie", "Curie")),
     ("Who stated the three laws of motion?", ("Isaac Newton", "Newton")),
     ("Who published the theory of relativity?", ("Albert Einstein", "Einstein")),
-    ("Who arranged the first widely used periodic table?", ("Dmitri Mendeleev", "Mendeleev", "Mendeleyev")),
+    (
+        "Who arranged the first widely used periodic table?",
+        ("Dmitri Mendeleev", "Mendeleev", "Mendeleyev"),
+    ),
     ("Who showed with peas how traits are inherited?", ("Gregor Mendel", "Mendel")),
     ("Who developed the first vaccine against rabies?", ("Louis Pasteur", "Pasteur")),
     ("Who invented dynamite?", ("Alfred Nobel", "Nobel")),
     ("Who received the first US patent for the telephone?", ("Alexander Graham Bell", "Bell")),
     ("Who brought printing with movable type to Europe?", ("Johannes Gutenberg", "Gutenberg")),
-    ("Who built and flew the first powered airplane in 1903?", ("Wright brothers", "Wright", "Orville and Wilbur Wright")),
+    (
+        "Who built and flew the first powered airplane in 1903?",
+        ("Wright brothers", "Wright", "Orville and Wilbur Wright"),
+    ),
     ("Who was the first person to walk on the Moon?", ("Neil Armstrong", "Armstrong")),
     ("Who was the first human in space?", ("Yuri Gagarin", "Gagarin")),
     ("Who was the first president of the United States?", ("George Washington", "Washington")),
-    ("Who was president of the United States during the Civil War?", ("Abraham Lincoln", "Lincoln")),
-    ("Who was the British prime minister for most of the Second World War?", ("Winston Churchill", "Churchill")),
-    ("Who led India to independence with non-violent protest?", ("Mahatma Gandhi", "Gandhi", "Mohandas Gandhi")),
+    (
+        "Who was president of the United States during the Civil War?",
+        ("Abraham Lincoln", "Lincoln"),
+    ),
+    (
+        "Who was the British prime minister for most of the Second World War?",
+        ("Winston Churchill", "Churchill"),
+    ),
+    (
+        "Who led India to independence with non-violent protest?",
+        ("Mahatma Gandhi", "Gandhi", "Mohandas Gandhi"),
+    ),
     ("Who was the first black president of South Africa?", ("Nelson Mandela", "Mandela")),
-    ("Who crossed the Atlantic in 1492 with three Spanish ships?", ("Christopher Columbus", "Columbus")),
+    (
+        "Who crossed the Atlantic in 1492 with three Spanish ships?",
+        ("Christopher Columbus", "Columbus"),
+    ),
     ("Who crowned himself emperor of the French in 1804?", ("Napoleon", "Napoleon Bonaparte")),
     ("Who was the teacher of Alexander the Great?", ("Aristotle",)),
-    ("Which scientist first saw the four largest moons of Jupiter?", ("Galileo Galilei", "Galileo")),
-    ("Who said that the Earth goes round the Sun in a book of 1543?", ("Nicolaus Copernicus", "Copernicus")),
+    (
+        "Which scientist first saw the four largest moons of Jupiter?",
+        ("Galileo Galilei", "Galileo"),
+    ),
+    (
+        "Who said that the Earth goes round the Sun in a book of 1543?",
+        ("Nicolaus Copernicus", "Copernicus"),
+    ),
 )
 
 # A city, river, mountain or building, and its country.
@@ -383,7 +422,10 @@ LANDMARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Big Ben", ("England", "United Kingdom", "UK", "Great Britain", "Britain")),
     ("the Great Sphinx of Giza", ("Egypt",)),
     ("the Taj Mahal", ("India",)),
-    ("the Statue of Liberty", ("United States", "USA", "US", "United States of America", "America")),
+    (
+        "the Statue of Liberty",
+        ("United States", "USA", "US", "United States of America", "America"),
+    ),
     ("the Acropolis", ("Greece",)),
     ("Machu Picchu", ("Peru",)),
     ("the Great Pyramid of Giza", ("Egypt",)),
@@ -393,7 +435,10 @@ LANDMARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the Kremlin", ("Russia",)),
     ("the Forbidden City", ("China",)),
     ("the Sydney Opera House", ("Australia",)),
-    ("the Golden Gate Bridge", ("United States", "USA", "US", "United States of America", "America")),
+    (
+        "the Golden Gate Bridge",
+        ("United States", "USA", "US", "United States of America", "America"),
+    ),
     ("the Grand Canyon", ("United States", "USA", "US", "United States of America", "America")),
     ("Mount Fuji", ("Japan",)),
     ("Mount Kilimanjaro", ("Tanzania",)),
@@ -456,30 +501,31 @@ LANDMARKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the city of Auckland", ("New Zealand",)),
     ("Mecca, the holy city of Islam,", ("Saudi Arabia",)),
     ("Chernobyl, the place of the nuclear accident,", ("Ukraine",)),
-    ("the peak of Mont Blanc nearest to Chamonix", ("France",)),
+    ("the island of Corsica", ("France",)),
     ("Lake Baikal", ("Russia",)),
 )
 
-# Countries with one official language at the national level.
+# Countries where most people speak one language, and that language.
 LANGUAGES: dict[str, tuple[str, ...]] = {
-    "Mexico": ("Spanish",),
     "Spain": ("Spanish",),
+    "Mexico": ("Spanish",),
     "Argentina": ("Spanish",),
     "Chile": ("Spanish",),
+    "Peru": ("Spanish",),
     "Cuba": ("Spanish",),
     "Colombia": ("Spanish",),
-    "Costa Rica": ("Spanish",),
-    "Honduras": ("Spanish",),
-    "Guatemala": ("Spanish",),
     "Ecuador": ("Spanish",),
     "Uruguay": ("Spanish",),
     "Venezuela": ("Spanish",),
+    "Panama": ("Spanish",),
+    "Nicaragua": ("Spanish",),
+    "Honduras": ("Spanish",),
+    "Guatemala": ("Spanish",),
+    "Costa Rica": ("Spanish",),
+    "El Salvador": ("Spanish",),
+    "the Dominican Republic": ("Spanish",),
     "France": ("French",),
     "Monaco": ("French",),
-    "Senegal": ("French",),
-    "Gabon": ("French",),
-    "Togo": ("French",),
-    "Benin": ("French",),
     "Germany": ("German",),
     "Austria": ("German",),
     "Liechtenstein": ("German",),
@@ -488,33 +534,53 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
     "Portugal": ("Portuguese",),
     "Brazil": ("Portuguese",),
     "Angola": ("Portuguese",),
-    "Mozambique": ("Portuguese",),
+    "Australia": ("English",),
+    "the United Kingdom": ("English",),
+    "the United States": ("English",),
+    "New Zealand": ("English",),
+    "Ireland": ("English",),
+    "the Bahamas": ("English",),
+    "Egypt": ("Arabic",),
+    "Jordan": ("Arabic",),
+    "Tunisia": ("Arabic",),
+    "Libya": ("Arabic",),
+    "Yemen": ("Arabic",),
+    "Algeria": ("Arabic",),
+    "Syria": ("Arabic",),
+    "Iraq": ("Arabic",),
+    "Sudan": ("Arabic",),
+    "Saudi Arabia": ("Arabic",),
+    "the Netherlands": ("Dutch",),
     "Russia": ("Russian",),
     "Japan": ("Japanese",),
-    "China": ("Chinese", "Mandarin", "Standard Chinese",),
+    "China": (
+        "Chinese",
+        "Mandarin",
+    ),
     "South Korea": ("Korean",),
     "Vietnam": ("Vietnamese",),
     "Thailand": ("Thai",),
     "Indonesia": ("Indonesian",),
     "Mongolia": ("Mongolian",),
     "Nepal": ("Nepali",),
-    "Bangladesh": ("Bengali", "Bangla",),
+    "Bangladesh": (
+        "Bengali",
+        "Bangla",
+    ),
     "Cambodia": ("Khmer",),
     "Laos": ("Lao",),
     "Myanmar": ("Burmese",),
-    "Bhutan": ("Dzongkha",),
-    "Iran": ("Persian", "Farsi",),
+    "Iran": (
+        "Persian",
+        "Farsi",
+    ),
     "Turkey": ("Turkish",),
-    "Egypt": ("Arabic",),
-    "Saudi Arabia": ("Arabic",),
-    "Jordan": ("Arabic",),
-    "Kuwait": ("Arabic",),
-    "Tunisia": ("Arabic",),
-    "Libya": ("Arabic",),
-    "Qatar": ("Arabic",),
-    "Yemen": ("Arabic",),
+    "Israel": ("Hebrew",),
     "Armenia": ("Armenian",),
-    "Azerbaijan": ("Azerbaijani", "Azeri",),
+    "Azerbaijan": (
+        "Azerbaijani",
+        "Azeri",
+    ),
     "Uzbekistan": ("Uzbek",),
     "Turkmenistan": ("Turkmen",),
     "Greece": ("Greek",),
@@ -525,23 +591,28 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
     "Sweden": ("Swedish",),
     "Denmark": ("Danish",),
     "Norway": ("Norwegian",),
+    "Finland": ("Finnish",),
     "Iceland": ("Icelandic",),
     "Estonia": ("Estonian",),
     "Latvia": ("Latvian",),
     "Lithuania": ("Lithuanian",),
     "Ukraine": ("Ukrainian",),
     "Croatia": ("Croatian",),
-    "Slovenia": ("Slovene", "Slovenian",),
+    "Slovenia": (
+        "Slovene",
+        "Slovenian",
+    ),
     "Slovakia": ("Slovak",),
     "the Czech Republic": ("Czech",),
     "Albania": ("Albanian",),
     "Serbia": ("Serbian",),
-    "the Netherlands": ("Dutch",),
-    "Suriname": ("Dutch",),
-    "Jamaica": ("English",),
-    "the Bahamas": ("English",),
-    "Liberia": ("English",),
-    "Ghana": ("English",),
+    "Malta": ("Maltese",),
+    "Somalia": ("Somali",),
+    "Madagascar": ("Malagasy",),
+    "Haiti": (
+        "Haitian Creole",
+        "Creole",
+    ),
 }
 
 # A sight or a city that is not a capital, and its country in `CAPITALS`.
@@ -636,9 +707,7 @@ def _capital(rng: Random) -> Item:
 
 def _chemical_symbol(rng: Random) -> Item:
     element, symbol = pick(rng, tuple(SYMBOLS.items()))
-    return text(
-        f"What is the chemical symbol for {element}? Answer with just the symbol.", symbol
-    )
+    return text(f"What is the chemical symbol for {element}? Answer with just the symbol.", symbol)
 
 
 def _continent(rng: Random) -> Item:
@@ -649,7 +718,9 @@ def _continent(rng: Random) -> Item:
 
 def _language(rng: Random) -> Item:
     country, answers = pick(rng, tuple(LANGUAGES.items()))
-    return text(f"What is the official language of {country}? Answer with one word.", *answers)
+    return text(
+        f"Which language do most people in {country} speak? Answer with one word.", *answers
+    )
 
 
 def _two_hops(rng: Random) -> Item:
@@ -681,9 +752,11 @@ _DOMAIN = "facts"
 
 FAMILIES: tuple[Family, ...] = (
     Family("capital", _DOMAIN, "capitals, from well-known to remote", "free", _capital, size=80),
-    Family("chemical-symbol", _DOMAIN, "symbols of the elements", "free", _chemical_symbol, size=72),
+    Family(
+        "chemical-symbol", _DOMAIN, "symbols of the elements", "free", _chemical_symbol, size=72
+    ),
     Family("continent", _DOMAIN, "the continent of a country", "free", _continent, size=70),
-    Family("official-language", _DOMAIN, "the language of a country", "free", _language, size=70),
+    Family("spoken-language", _DOMAIN, "the language of a country", "free", _language, size=70),
     Family("known-number", _DOMAIN, "numbers everybody learns once", "free", _known_number),
     Family("maker", _DOMAIN, "who wrote, painted, found or did it", "free", _maker),
     Family("landmark", _DOMAIN, "the country of a city or a sight", "free", _landmark),

@@ -508,6 +508,100 @@ MEANINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+# An abbreviation, and the words it stands for.
+ABBREVIATIONS: dict[str, tuple[str, ...]] = {
+    "NASA": ("National Aeronautics and Space Administration",),
+    "UN": ("United Nations",),
+    "EU": ("European Union",),
+    "UK": ("United Kingdom",),
+    "USA": ("United States of America",),
+    "UAE": ("United Arab Emirates",),
+    "NATO": ("North Atlantic Treaty Organization", "North Atlantic Treaty Organisation"),
+    "WHO": ("World Health Organization", "World Health Organisation"),
+    "WTO": ("World Trade Organization", "World Trade Organisation"),
+    "IMF": ("International Monetary Fund",),
+    "UNESCO": (
+        "United Nations Educational, Scientific and Cultural Organization",
+        "United Nations Educational, Scientific, and Cultural Organization",
+    ),
+    "FBI": ("Federal Bureau of Investigation",),
+    "CIA": ("Central Intelligence Agency",),
+    "BBC": ("British Broadcasting Corporation",),
+    "IBM": ("International Business Machines",),
+    "FIFA": (
+        "Fédération Internationale de Football Association",
+        "Federation Internationale de Football Association",
+        "International Federation of Association Football",
+    ),
+    "NBA": ("National Basketball Association",),
+    "IOC": ("International Olympic Committee",),
+    "NGO": ("non-governmental organization", "non-governmental organisation"),
+    "CEO": ("chief executive officer",),
+    "CFO": ("chief financial officer",),
+    "PR": ("public relations",),
+    "HR": ("human resources",),
+    "VIP": ("very important person",),
+    "MP": ("Member of Parliament",),
+    "GDP": ("gross domestic product",),
+    "VAT": ("value added tax",),
+    "ATM": ("automated teller machine", "automatic teller machine"),
+    "PIN": ("personal identification number",),
+    "ID": ("identification", "identity", "identity document"),
+    "DIY": ("do it yourself",),
+    "FAQ": ("frequently asked questions", "frequently asked question"),
+    "ASAP": ("as soon as possible",),
+    "RSVP": ("répondez s'il vous plaît", "repondez s'il vous plait", "please respond"),
+    "PS, at the end of a letter,": ("postscript", "post scriptum"),
+    "CV": ("curriculum vitae",),
+    "PhD": ("Doctor of Philosophy",),
+    "MBA": ("Master of Business Administration",),
+    "IQ": ("intelligence quotient",),
+    "TV": ("television",),
+    "DVD": ("digital versatile disc", "digital video disc", "digital versatile disk"),
+    "CD": ("compact disc", "compact disk"),
+    "CPU": ("central processing unit",),
+    "GPU": ("graphics processing unit", "graphical processing unit"),
+    "RAM": ("random access memory",),
+    "ROM": ("read-only memory", "read only memory"),
+    "USB": ("universal serial bus",),
+    "PC": ("personal computer",),
+    "OS, in computing,": ("operating system",),
+    "URL": ("uniform resource locator",),
+    "HTTP": ("hypertext transfer protocol",),
+    "HTML": ("hypertext markup language",),
+    "WWW": ("World Wide Web",),
+    "PDF": ("portable document format",),
+    "GPS": ("global positioning system",),
+    "LED": ("light-emitting diode", "light emitting diode"),
+    "LCD": ("liquid crystal display",),
+    "SMS": ("short message service",),
+    "SIM": ("subscriber identity module", "subscriber identification module"),
+    "VPN": ("virtual private network",),
+    "LAN": ("local area network",),
+    "AI": ("artificial intelligence",),
+    "SQL": ("structured query language",),
+    "API": ("application programming interface",),
+    "DNA": ("deoxyribonucleic acid",),
+    "RNA": ("ribonucleic acid",),
+    "HIV": ("human immunodeficiency virus",),
+    "MRI": ("magnetic resonance imaging",),
+    "ICU": ("intensive care unit",),
+    "ECG": ("electrocardiogram", "electrocardiography"),
+    "CPR": ("cardiopulmonary resuscitation",),
+    "BMI": ("body mass index",),
+    "UV": ("ultraviolet",),
+    "AC, in electricity,": ("alternating current",),
+    "DC, in electricity,": ("direct current",),
+    "UFO": ("unidentified flying object",),
+    "ISS": ("International Space Station",),
+    "SUV": ("sport utility vehicle", "sports utility vehicle"),
+    "GMT": ("Greenwich Mean Time",),
+    "AM, as in 9 AM,": ("ante meridiem",),
+    "km": ("kilometre", "kilometer", "kilometres", "kilometers"),
+    "kg": ("kilogram", "kilograms", "kilogramme"),
+}
+
+
 def _opposite(rng: Random) -> Item:
     word, answers = pick(rng, tuple(OPPOSITES.items()))
     return text(f'What is the opposite of "{word}"? Answer with one word.', *answers)
@@ -527,17 +621,22 @@ def _past_tense(rng: Random) -> Item:
 def _synonym(rng: Random) -> Item:
     word, right = pick(rng, tuple(SYNONYMS.items()))
     wrong = pick_some(rng, [s for s in SYNONYMS.values() if s != right], pick(rng, (1, 2, 3)))
-    return choice(rng, f'Which word means the same as "{word}"?', right, wrong)
+    return choice(rng, f'Pick the word that means the same as "{word}".', right, wrong)
 
 
 def _spelling(rng: Random) -> Item:
     right, wrong = pick(rng, SPELLINGS)
-    return choice(rng, "Which of these words is spelled correctly?", right, (wrong,))
+    return choice(rng, "Pick the word that is spelled correctly.", right, (wrong,))
 
 
 def _meaning(rng: Random) -> Item:
     described, answers = pick(rng, MEANINGS)
-    return text(f"What is the word for {described}? Answer with one word.", *answers)
+    return text(f"What do you call {described}? Answer with one word.", *answers)
+
+
+def _abbreviation(rng: Random) -> Item:
+    short, answers = pick(rng, tuple(ABBREVIATIONS.items()))
+    return text(f"What does the abbreviation {short} stand for? Answer in a few words.", *answers)
 
 
 _DOMAIN = "language"
@@ -547,6 +646,14 @@ FAMILIES: tuple[Family, ...] = (
     Family("plural", _DOMAIN, "regular and irregular plurals", "free", _plural),
     Family("past-tense", _DOMAIN, "regular and irregular verbs", "free", _past_tense),
     Family("synonym", _DOMAIN, "a word of the same meaning", "choice", _synonym),
-    Family("spelling", _DOMAIN, "the right one of two spellings", "choice", _spelling, asks_options=True),
+    Family(
+        "spelling",
+        _DOMAIN,
+        "the right one of two spellings",
+        "choice",
+        _spelling,
+        asks_options=True,
+    ),
     Family("meaning", _DOMAIN, "the word for what is described", "free", _meaning),
+    Family("abbreviation", _DOMAIN, "what an abbreviation stands for", "free", _abbreviation),
 )

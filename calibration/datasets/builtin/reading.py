@@ -24,7 +24,6 @@ _CLOTHES = ("scarf", "hat", "coat", "dress", "shirt", "sweater", "bag", "umbrell
 _FOODS = ("soup", "pizza", "rice", "salad", "pancakes", "noodles", "fish", "beans", "an omelette")
 _PETS = ("cat", "dog", "rabbit", "parrot", "hamster", "horse", "turtle", "goat")
 _PLACES = ("kitchen", "garden", "garage", "bedroom", "cellar", "attic", "library", "office")
-_HOBBIES = ("swimming", "chess", "painting", "dancing", "cycling", "cooking", "sewing", "fishing")
 _LOST = ("keys", "phone", "wallet", "glasses", "watch", "ring", "notebook", "camera")
 
 
@@ -103,29 +102,44 @@ def _story_choice(rng: Random) -> Item:
         f"but there was nothing. Then {friend} called from the {places[2]}: the {lost} {verb} there, "
         f"and the {pet} was asleep beside the {lost}."
     )
-    return choice(rng, f"Where {verb} the {lost}?", places[2], (places[0], places[1], places[3]), context=context)
-
-
-def _two_facts(rng: Random) -> Item:
-    a, b, c = _people(rng, 3)
-    pets = pick_some(rng, _PETS, 3)
-    hobbies = pick_some(rng, _HOBBIES, 3)
-    context = (
-        f"{a} has a {pets[0]} and likes {hobbies[0]}. {b} has a {pets[1]} and likes {hobbies[1]}. "
-        f"{c} has a {pets[2]} and likes {hobbies[2]}."
+    return choice(
+        rng,
+        f"Pick the place where the {lost} {verb}.",
+        places[2],
+        (places[0], places[1], places[3]),
+        context=context,
     )
-    i = whole(rng, 0, 2)
-    people = (a, b, c)
-    question, answer = pick(
+
+
+_PURPOSES = ("budget report", "new contract", "travel plan", "sales figures", "floor plan", "menu")
+
+
+def _message(rng: Random) -> Item:
+    who, other = _people(rng, 2)
+    day, hour, room = pick(rng, DAYS), whole(rng, 1, 11), whole(rng, 2, 40)
+    half = pick(rng, ("am", "pm"))
+    purpose = pick(rng, _PURPOSES)
+    subject, detour = pick(
+        rng, (("meeting", ""), ("interview", ""), ("lesson", f" {other} can't come."))
+    )
+    context = (
+        f"Hi, the {subject} with {who} is on {day} at {hour} {half} in room {room}.{detour} "
+        f"Please bring the {purpose}."
+    )
+    asked, answers = pick(
         rng,
         (
-            (f"Who has a {pets[i]}? Answer with just the name.", people[i]),
-            (f"Who likes {hobbies[i]}? Answer with just the name.", people[i]),
-            (f"What pet does the person who likes {hobbies[i]} have? Answer with one word.", pets[i]),
-            (f"What does the owner of the {pets[i]} like? Answer with one word.", hobbies[i]),
+            (f"In which room is the {subject}? Answer with just the number.", (str(room),)),
+            (f"On which day is the {subject}? Answer with one word.", (day,)),
+            (
+                f"At what time is the {subject}? Answer with just the time.",
+                (f"{hour} {half}", f"{hour}{half}"),
+            ),
+            (f"Who is the {subject} with? Answer with just the name.", (who,)),
+            ("What should be brought along? Answer in a few words.", (purpose,)),
         ),
     )
-    return text(question, answer, context=context)
+    return text(asked, *answers, context=context)
 
 
 _DOMAIN = "reading"
@@ -135,5 +149,5 @@ FAMILIES: tuple[Family, ...] = (
     Family("detail", _DOMAIN, "one detail of a short story", "free", _detail),
     Family("how-many", _DOMAIN, "a number given in the text", "free", _how_many),
     Family("lost-and-found", _DOMAIN, "where something was found", "choice", _story_choice),
-    Family("two-facts", _DOMAIN, "three people, two facts each", "free", _two_facts),
+    Family("message", _DOMAIN, "when, where and with whom an appointment is", "free", _message),
 )

@@ -6,27 +6,69 @@ import string
 from random import Random
 
 from calibration.datasets.builtin.family import (
-    WORKED,
     Family,
-    choice,
     number,
     pick,
     pick_some,
     text,
     whole,
 )
-from calibration.datasets.builtin.material import COLOURS, DAYS, KINDS, MONTHS
+from calibration.datasets.builtin.material import CITIES, COLOURS, DAYS, KINDS, MONTHS, NAMES
 from calibration.items import Item
 
 _WORDS: tuple[str, ...] = (
     *("cat", "dog", "sun", "tree", "fish", "bird", "house", "table", "river", "bread", "chair"),
     *("garden", "window", "flower", "bottle", "summer", "yellow", "mountain", "kitchen", "lantern"),
-    *("elephant", "umbrella", "notebook", "hospital", "triangle", "computer", "sandwich", "dolphin"),
-    *("orange", "island", "uncle", "jacket", "violin", "queen", "zebra", "igloo", "napkin", "pocket"),
-    *("milk", "rain", "snow", "wind", "moon", "star", "lamp", "door", "hand", "foot", "nose", "king"),
+    *(
+        "elephant",
+        "umbrella",
+        "notebook",
+        "hospital",
+        "triangle",
+        "computer",
+        "sandwich",
+        "dolphin",
+    ),
+    *(
+        "orange",
+        "island",
+        "uncle",
+        "jacket",
+        "violin",
+        "queen",
+        "zebra",
+        "igloo",
+        "napkin",
+        "pocket",
+    ),
+    *(
+        "milk",
+        "rain",
+        "snow",
+        "wind",
+        "moon",
+        "star",
+        "lamp",
+        "door",
+        "hand",
+        "foot",
+        "nose",
+        "king",
+    ),
     *("ship", "boat", "coin", "ring", "frog", "duck", "goat", "bear", "wolf", "lion", "tiger"),
     *("apple", "grape", "onion", "paper", "pencil", "spoon", "plate", "glass", "shirt", "glove"),
-    *("ladder", "rocket", "wagon", "planet", "needle", "engine", "actor", "knife", "honey", "lemon"),
+    *(
+        "ladder",
+        "rocket",
+        "wagon",
+        "planet",
+        "needle",
+        "engine",
+        "actor",
+        "knife",
+        "honey",
+        "lemon",
+    ),
 )
 
 
@@ -39,85 +81,101 @@ def _letter(rng: Random) -> Item:
 
 
 def _next_in_order(rng: Random) -> Item:
-    cycle, what = pick(
-        rng,
-        (
-            (tuple(string.ascii_uppercase), "letter of the alphabet"),
-            (tuple(string.ascii_uppercase), "letter of the alphabet"),
-            (MONTHS, "month of the year"),
-            (DAYS, "day of the week"),
-        ),
+    kind = pick(rng, ("number", "number", "letter", "letter", "day", "month"))
+    step = pick(rng, (1, 1, -1))
+    where = "next {} after" if step == 1 else "{} right before"
+    if kind == "number":
+        n = whole(rng, 2, pick(rng, (20, 100, 1000)))
+        return number(
+            f"What is the {where.format(kind)} {n}? Answer with just the number.", n + step
+        )
+    row = {"letter": tuple(string.ascii_uppercase), "day": DAYS, "month": MONTHS}[kind]
+    i = whole(rng, 1, len(row) - 2)
+    return text(
+        f"What is the {where.format(kind)} {row[i]}? Answer with just the {kind}.", row[i + step]
     )
-    step = pick(rng, (1, -1))
-    low, high = (0, len(cycle) - 2) if step == 1 else (1, len(cycle) - 1)
-    i = whole(rng, low, high)
-    where = "after" if step == 1 else "before"
-    return text(f"Which {what} comes right {where} {cycle[i]}? Answer with just the {what.split()[0]}.", cycle[i + step])
 
 
-def _sequence(rng: Random) -> Item:
-    step = pick(rng, (1, 1, 2, 5, 10, 3, -1, -2))
-    shown = whole(rng, 4, 5)
-    start = whole(rng, 1, 20) if step > 0 else whole(rng, 12, 30)
-    terms = [start + i * step for i in range(shown + 1)]
-    return number(
-        f"Which number comes next: {', '.join(map(str, terms[:-1]))}? Answer with just the number.",
-        terms[-1],
-    )
+_UNITS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
+)
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def in_words(n: int) -> str:
+    """Return `n`, 0 to 9999, in English words: ``two thousand and five``."""
+    if n < 20:
+        return _UNITS[n]
+    if n < 100:
+        return _TENS[n // 10] + (f"-{_UNITS[n % 10]}" if n % 10 else "")
+    size, name = (1000, "thousand") if n >= 1000 else (100, "hundred")
+    rest = n % size
+    joint = " " if rest >= 100 else " and "
+    return f"{in_words(n // size)} {name}" + (f"{joint}{in_words(rest)}" if rest else "")
+
+
+def _in_figures(rng: Random) -> Item:
+    n = whole(rng, *pick(rng, ((1, 30), (20, 99), (20, 99), (100, 999), (1000, 9999))))
+    return number(f"What is {in_words(n)} in figures? Answer with just the number.", n)
+
+
+_PLURALS = {
+    "a fruit": "fruits",
+    "a vegetable": "vegetables",
+    "an animal": "animals",
+    "a bird": "birds",
+    "a tool": "tools",
+    "a musical instrument": "musical instruments",
+    "a vehicle": "vehicles",
+    "a sport": "sports",
+    "a colour": "colours",
+    "a job": "jobs",
+    "a country": "countries",
+    "a metal": "metals",
+    "a flower": "flowers",
+}
 
 
 def _count(rng: Random) -> Item:
-    kind = pick(rng, tuple(KINDS))
-    n = whole(rng, 2, 6)
-    members = pick_some(rng, KINDS[kind], n)
+    kind, plural = pick(rng, tuple(_PLURALS.items()))
+    members = pick_some(rng, KINDS[kind], whole(rng, 2, 6))
     return number(
-        f"How many words are in this list: {', '.join(members)}? Answer with just the number.", n
+        f"How many {plural} are named here: {', '.join(members)}? Answer with just the number.",
+        len(members),
     )
 
 
-def _pattern(rng: Random) -> Item:
-    n = pick(rng, (2, 2, 3))
-    parts = pick_some(rng, COLOURS, n)
-    shown = whole(rng, 2 * n, 3 * n)
-    row = [parts[i % n] for i in range(shown)]
+_FIELDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("name", NAMES),
+    ("city", CITIES),
+    ("colour", COLOURS),
+    ("day", DAYS),
+    ("month", MONTHS),
+)
+
+
+def _record(rng: Random) -> Item:
+    fields = pick_some(rng, _FIELDS, pick(rng, (2, 3, 4)))
+    values = [pick(rng, options) for _, options in fields]
+    shown = ", ".join(
+        f'"{name}": "{value}"' for (name, _), value in zip(fields, values, strict=True)
+    )
+    i = whole(rng, 0, len(fields) - 1)
     return text(
-        f"A row of beads repeats a pattern: {', '.join(row)}. Which colour comes next? "
-        "Answer with just the colour.",
-        parts[shown % n],
-    )
-
-
-def _reversed(rng: Random) -> Item:
-    word = pick(rng, [w for w in _WORDS if len(w) <= 8])
-    right = word[::-1]
-    mixed = [right[1] + right[0] + right[2:], word[1:] + word[0], word[-1] + word[:-1], word]
-    wrong = [w for w in dict.fromkeys(mixed) if w != right]
-    return choice(
-        rng,
-        f'Which of these is the word "{word}" written backwards?',
-        right,
-        pick_some(rng, wrong, pick(rng, (1, 2))),
-    )
-
-
-def _initials(rng: Random) -> Item:
-    words = pick_some(rng, _WORDS, pick(rng, (2, 3)))
-    joined = "".join(w[0] for w in words)
-    return text(
-        f"Take the first letter of each of these words: {', '.join(words)}. Say the letters one by "
-        "one, then end with all of them joined together.",
-        joined,
-        max_tokens=WORKED,
+        f'What is the value of "{fields[i][0]}" in this record? Answer with just the value.',
+        values[i],
+        context=f"{{{shown}}}",
     )
 
 
 def _position(rng: Random) -> Item:
-    n = whole(rng, 3, 6)
+    n = whole(rng, 2, 5)
     words = pick_some(rng, _WORDS, n)
-    place, i = pick(rng, (("first", 0), ("second", 1), ("third", 2), ("last", n - 1)))
+    place, i = pick(rng, (("first", 0), ("first", 0), ("second", 1), ("last", n - 1)))
     return text(
-        f"Here is a list: {', '.join(words)}. What is the {place} word in the list? "
-        "Answer with one word.",
+        f"What is the {place} word in this list: {', '.join(words)}? Answer with one word.",
         words[i],
     )
 
@@ -126,11 +184,11 @@ _DOMAIN = "symbols"
 
 FAMILIES: tuple[Family, ...] = (
     Family("letter", _DOMAIN, "a letter at a place in a word", "free", _letter),
-    Family("next-in-order", _DOMAIN, "letters, days and months in order", "free", _next_in_order),
-    Family("sequence", _DOMAIN, "the next number of a sequence", "free", _sequence),
-    Family("count", _DOMAIN, "how many words a list has", "free", _count),
-    Family("pattern", _DOMAIN, "the next bead of a pattern", "free", _pattern),
-    Family("reversed", _DOMAIN, "a word written backwards", "choice", _reversed),
-    Family("initials", _DOMAIN, "first letters joined, step by step", "steps", _initials),
+    Family(
+        "next-in-order", _DOMAIN, "numbers, letters, days, months in order", "free", _next_in_order
+    ),
+    Family("in-figures", _DOMAIN, "a number in words, written in figures", "free", _in_figures),
+    Family("count", _DOMAIN, "how many things are listed", "free", _count),
+    Family("record", _DOMAIN, "a field of a record", "free", _record),
     Family("position", _DOMAIN, "a word at a place in a list", "free", _position),
 )

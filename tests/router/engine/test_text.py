@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,7 +71,7 @@ def test_any_cutting_into_tokens_shows_the_text_up_to_the_first_stop_string(
 ) -> None:
     raw = text.encode()
     points = sorted({min(c, len(raw)) for c in cuts} | {0, len(raw)})
-    pieces = [raw[a:b] for a, b in zip(points, points[1:], strict=False)]
+    pieces = [raw[a:b] for a, b in itertools.pairwise(points)]
     shown, final, stopped = run(pieces, tuple(stop))
     ends = [at for s in stop if s and (at := text.find(s)) >= 0]
     if not ends:

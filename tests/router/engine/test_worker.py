@@ -33,12 +33,21 @@ async def worker(model_path: Path) -> AsyncIterator[WorkerEngine]:
     await worker.close()
 
 
-async def until(worker: WorkerEngine, *, alive: bool) -> None:
+async def until_alive(worker: WorkerEngine, alive: bool) -> None:
     for _ in range(300):
         if worker.alive is alive:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"alive is still {worker.alive}")
+
+
+async def until_active(worker: WorkerEngine, n: int) -> None:
+    for _ in range(300):
+        stats = await worker.stats()
+        if stats.active == n and stats.waiting == 0:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"never {n} active: {await worker.stats()}")
 
 
 async def test_it_answers_as_the_engine_in_this_process(worker: WorkerEngine) -> None:
@@ -60,20 +69,16 @@ async def test_errors_cross_the_border_with_their_facts(worker: WorkerEngine) ->
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await until_active(worker, 0)
 
 
 async def test_a_cancelled_request_is_cancelled_in_the_child(worker: WorkerEngine) -> None:
     tasks = [asyncio.create_task(worker.generate(STORY)) for _ in range(2)]
-    while (await worker.stats()).active < 2:
-        await asyncio.sleep(0.02)
+    await until_active(worker, 2)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    for _ in range(200):
-        if (await worker.stats()).active == 0:
-            break
-        await asyncio.sleep(0.02)
-    assert (await worker.stats()).active == 0
+    await until_active(worker, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -82,17 +87,16 @@ async def test_a_crash_costs_what_is_in_flight_and_a_restart(
 ) -> None:
     before = (await worker.stats()).restarts
     tasks = [asyncio.create_task(worker.generate(STORY)) for _ in range(2)]
-    while (await worker.stats()).active < 2:
-        await asyncio.sleep(0.02)
+    await until_active(worker, 2)
     assert worker.pid is not None
     os.kill(worker.pid, number)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, EngineDown) for result in results)
-    await until(worker, alive=False)
+    await until_alive(worker, False)
     with pytest.raises(EngineDown):
         await worker.generate(ask("Anyone there?"))
     assert (await worker.stats()).active == 0
-    await until(worker, alive=True)
+    await until_alive(worker, True)
     assert (await worker.generate(ask("Say hello."))).trace.text
     assert (await worker.stats()).restarts == before + 1
 

@@ -1,0 +1,49 @@
+# `make serve` and `make test` do all their own set-up; see README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SERVE_STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
+
+.PHONY: serve test check lock clean
+
+serve: $(SERVE_STAMP)
+	$(BIN)/router serve $(ARGS)
+
+test: $(TEST_STAMP)
+	scripts/ensure-redis.sh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --cov --cov-report=term $(ARGS)
+
+# Fast answers while working: no model, no servers, no coverage.
+check: $(TEST_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/uq tests/calibration
+
+# Versions and hashes of everything that both commands install.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command "make lock" --upgrade
+lock: $(VENV)/bin/python
+	$(BIN)/pip install --quiet uv
+	$(COMPILE) build-requirements.in --output-file build-requirements.lock
+	$(COMPILE) --constraint build-requirements.lock pyproject.toml --output-file requirements.lock
+	$(COMPILE) --constraint requirements.lock --extra test pyproject.toml \
+		--output-file requirements-test.lock
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(SERVE_STAMP): requirements.lock build-requirements.lock pyproject.toml | $(VENV)/bin/python
+	scripts/install.sh $(BIN)/python requirements.lock
+	touch $@
+
+$(TEST_STAMP): requirements-test.lock build-requirements.lock pyproject.toml \
+		clients/python/pyproject.toml | $(VENV)/bin/python
+	scripts/install.sh $(BIN)/python requirements-test.lock clients/python
+	touch $@ $(SERVE_STAMP)
+
+clean:
+	rm -rf $(VENV) build dist .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
