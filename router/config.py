@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         default="", description="Model the upstream is asked for; empty passes the caller's own on"
     )
     upstream_key_env: str = Field(
-        default="OPENAI_API_KEY",
+        default="UPSTREAM_API_KEY",
         pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
         description="Name of the variable that holds the upstream's key; empty sends none",
     )

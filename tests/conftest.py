@@ -23,7 +23,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("ROUTER_") and name != "ROUTER_SHARED_DATA":
             monkeypatch.delenv(name)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("UPSTREAM_API_KEY", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,153 @@
+"""A routed answer, end to end: easy questions kept, hard ones escalated, both clients at work."""
+
+from __future__ import annotations
+
+import math
+
+import openai
+import pytest
+from router_client import AsyncRouterClient, BadRequest, RouterClient
+
+from calibration.datasets import builtin
+from tests.e2e.conftest import Gateway
+
+# Questions of another seed than the one the shipped calibration was made with.
+ITEMS = builtin.generate(seed=1)[::60]
+
+
+@pytest.fixture(scope="module")
+def client(gateway: Gateway) -> RouterClient:
+    return RouterClient(gateway.url, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def theirs(gateway: Gateway) -> openai.OpenAI:
+    return openai.OpenAI(base_url=gateway.url + "/v1", api_key="none", max_retries=0)
+
+
+def test_easy_questions_are_kept_and_hard_ones_escalated(client: RouterClient) -> None:
+    answers = [client.ask(item.prompt(), max_tokens=item.max_tokens) for item in ITEMS]
+    kept = [a for a in answers if a.router.route == "local"]
+    escalated = [a for a in answers if a.router.route == "remote"]
+    assert kept
+    assert escalated
+    for answer in kept:
+        assert answer.router.reason == "confident"
+        assert answer.router.p_correct is not None
+        assert answer.router.threshold is not None
+        assert answer.router.p_correct >= answer.router.threshold
+        assert answer.router.cost_usd == 0
+        assert answer.router.saved_usd > 0
+    for answer in escalated:
+        assert answer.router.reason == "uncertain"
+        assert answer.router.p_correct is None or (
+            answer.router.p_correct < (answer.router.threshold or math.inf)
+        )
+        assert answer.router.cost_usd > 0
+        assert answer.text
+    assert all(a.router.uncertainty for a in answers)
+
+
+def test_the_same_question_again_comes_from_the_cache(client: RouterClient) -> None:
+    question = "What is the colour of fresh snow?"
+    first = client.ask(question, max_tokens=12)
+    second = client.ask(question, max_tokens=12)
+    assert first.router.cache == "miss"
+    assert second.router.cache == "hit"
+    assert second.text == first.text
+    assert second.router.cost_usd == 0
+
+
+def test_the_decision_without_the_answer(client: RouterClient, gateway: Gateway) -> None:
+    before = gateway.metric("router_tokens_total", 'leg="remote"')
+    decision = client.route("How many moons does the planet Zog have?", max_tokens=12)
+    assert decision.router.route in ("local", "remote")
+    assert decision.router.uncertainty
+    assert gateway.metric("router_tokens_total", 'leg="remote"') == before
+
+
+def test_the_callers_own_policy(client: RouterClient) -> None:
+    question = "Name a town by the sea."
+    local = client.ask(question, mode="local", max_tokens=8)
+    remote = client.ask(question, mode="remote", max_tokens=8)
+    keeps_all = client.ask(question, threshold=0.0, max_tokens=8)
+    keeps_none = client.ask(question, threshold=1.0, max_tokens=8)
+    private = client.ask(question, threshold=1.0, local_only=True, max_tokens=8)
+    assert (local.router.route, local.router.reason) == ("local", "policy")
+    assert (remote.router.route, remote.router.reason) == ("remote", "policy")
+    assert (keeps_all.router.route, keeps_all.router.reason) == ("local", "confident")
+    assert (keeps_none.router.route, keeps_none.router.reason) == ("remote", "uncertain")
+    assert (private.router.route, private.router.degraded) == ("local", True)
+    # The upstream is the same model, asked the same: the same answer.
+    assert remote.text == local.text
+
+
+def test_what_the_small_model_can_not_do_goes_remote(client: RouterClient) -> None:
+    long = client.ask("word " * 1500 + "How many words?", max_tokens=8, mode="auto", stop=["\n"])
+    assert long.router.reason == "capability"
+
+
+def test_a_stream_of_ours(client: RouterClient) -> None:
+    whole = client.ask("Say hello to Ann.", max_tokens=12)
+    with client.stream("Say hello to Ann, please.", max_tokens=12) as stream:
+        text = "".join(stream)
+    assert text
+    assert stream.router.route in ("local", "remote")
+    assert stream.router.uncertainty
+    assert whole.text
+
+
+async def test_the_async_client(gateway: Gateway) -> None:
+    async with AsyncRouterClient(gateway.url, timeout=120) as client:
+        answer = await client.ask("Say hello to Bob.", max_tokens=12)
+        async with client.stream("Say hello to Bob, please.", max_tokens=12) as stream:
+            text = "".join([piece async for piece in stream])
+    assert answer.text
+    assert text
+
+
+@pytest.mark.parametrize("model", ["local", "remote", "auto"])
+def test_the_openai_package_unmodified(theirs: openai.OpenAI, model: str) -> None:
+    reply = theirs.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "Say hello to Eve."}], max_tokens=12
+    )
+    assert reply.choices[0].message.content
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens > 0
+    router = (reply.model_extra or {})["router"]
+    assert router["route"] in (("local", "remote") if model == "auto" else (model,))
+
+
+@pytest.mark.parametrize("model", ["local", "remote"])
+@pytest.mark.parametrize("with_usage", [True, False])
+def test_the_openai_package_streamed(theirs: openai.OpenAI, model: str, with_usage: bool) -> None:
+    extra = {"stream_options": {"include_usage": True}} if with_usage else {}
+    chunks = list(
+        theirs.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": f"Say hello to Max {with_usage}."}],
+            max_tokens=12,
+            stream=True,
+            extra_body=extra,
+        )
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text
+    assert (chunks[-1].model_extra or {})["router"]["route"] == model
+    if with_usage:
+        assert chunks[-1].usage is not None
+    else:
+        assert chunks[-1].choices[0].finish_reason
+
+
+def test_an_unknown_parameter_is_named(client: RouterClient) -> None:
+    with pytest.raises(BadRequest, match="temprature"):
+        client.ask("hello", temprature=1)
+
+
+def test_what_is_loaded_is_told(client: RouterClient, gateway: Gateway) -> None:
+    assert [m.id for m in client.models()] == ["auto", "local", "remote"]
+    assert client.calibration()["id"].startswith("sha256:")
+    assert client.health()
+    assert client.ready()
+    assert gateway.metric("router_answers_total") > 0
