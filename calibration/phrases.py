@@ -184,7 +184,12 @@ def _statement_length(rest: str) -> int:
         is_stop = match.group() == "."
         head = rest[: match.start()]
         # "(B." and "B. Paris" go on after the letter; so do initials and "St."
-        if is_stop and (_ABBREVIATION.search(head) or re.fullmatch(r"[\s(*\[]*[A-Za-z]", head)):
+        goes_on = bool(rest[match.end() :].strip())
+        if (
+            is_stop
+            and goes_on
+            and (_ABBREVIATION.search(head) or re.fullmatch(r"[\s(*\[]*[A-Za-z]", head))
+        ):
             continue
         if head.strip():
             return match.start()

@@ -1,10 +1,11 @@
-"""What is loaded, as calibrations know it."""
+"""What is loaded, as calibrations know it, and the calibration that belongs to it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from calibration.artifact import Binding, estimator_versions
+from calibration import shipped
+from calibration.artifact import Binding, Calibration, estimator_versions
 from router.engine.messages import GREEDY, EngineInfo
 
 
@@ -20,3 +21,18 @@ def binding_of(info: EngineInfo) -> Binding:
         estimators=estimator_versions(),
         engine_build=info.build,
     )
+
+
+def load_calibration(folder: str, info: EngineInfo) -> tuple[Calibration | None, list[str]]:
+    """The calibration in `folder`, or the shipped one of this model when `folder` is empty.
+
+    Returns it (None: none ships) with what an operator should know. Raises ArtifactError when the
+    folder is unusable, ArtifactMismatch when it was made for something else than is loaded.
+    """
+    calibration = Calibration.load(folder) if folder else shipped.find(info.model_sha256)
+    if calibration is None:
+        return None, [
+            "no calibration ships for this model, so no answer can be trusted by its score; "
+            "make one with `router calibrate --dataset holdout`"
+        ]
+    return calibration, calibration.check(binding_of(info))

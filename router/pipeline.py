@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibration import shipped
 from calibration.artifact import Calibration
 from router.answer import (
     Answer,
     Decision,
     Need,
     Query,
-    Reason,
     RemoteChunk,
     StreamEvent,
     Usage,
 )
-from router.binding import binding_of
+from router.binding import load_calibration
 from router.config import Settings
 from router.engine import engine_config, local_engine
 from router.engine.engine import Engine
 from router.engine.messages import (
-    GREEDY,
     Completion,
     EngineTimings,
     GenerateRequest,
@@ -42,8 +38,8 @@ from router.errors import (
     TemplateRefused,
     UpstreamUnavailable,
 )
+from router.judge import Judge, degraded
 from router.remote import RemoteAnswer, Upstream, is_usage_chunk, usage_of
-from uq import score_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,7 @@ class Pipeline:
         self.upstream = upstream
         self.calibration: Calibration | None = None
         self.warnings: list[str] = []
+        self._judge = Judge(None)
         self._calibration_folder = calibration_folder
         self._prices = prices
 
@@ -98,7 +95,10 @@ class Pipeline:
         """
         await self.engine.start()
         try:
-            self._load_calibration()
+            self.calibration, self.warnings = load_calibration(
+                self._calibration_folder, self.engine.info
+            )
+            self._judge = Judge(self.calibration)
         except BaseException:
             await self.close()
             raise
@@ -108,21 +108,6 @@ class Pipeline:
         await self.engine.close()
         if self.upstream is not None:
             await self.upstream.close()
-
-    def _load_calibration(self) -> None:
-        binding = binding_of(self.engine.info)
-        if self._calibration_folder:
-            self.calibration = Calibration.load(self._calibration_folder)
-            self.warnings += self.calibration.check(binding)
-            return
-        self.calibration = shipped.find(binding.model_sha256)
-        if self.calibration is None:
-            self.warnings.append(
-                "no calibration ships for this model, so nothing can be trusted by its score; "
-                "make one with `router calibrate --dataset holdout`"
-            )
-        else:
-            self.warnings += self.calibration.check(binding)
 
     async def answer(self, query: Query) -> Answer:
         """Answer `query`, locally or by the upstream.
@@ -142,14 +127,14 @@ class Pipeline:
             return self._local(attempt, attempt.wanted, clock)
         upstream = self._upstream_for(query, attempt)
         if upstream is None:
-            return self._local(attempt, _degraded(attempt.wanted, "no_upstream"), clock)
+            return self._local(attempt, degraded(attempt.wanted, "no_upstream"), clock)
         with clock.remote():
             try:
                 remote = await upstream.chat(query.body)
             except UpstreamUnavailable:
                 if attempt.completion is None:
                     raise
-                return self._local(attempt, _degraded(attempt.wanted, "upstream_down"), clock)
+                return self._local(attempt, degraded(attempt.wanted, "upstream_down"), clock)
         return self._remote(attempt, remote, clock)
 
     async def route(self, query: Query) -> Answer:
@@ -187,7 +172,7 @@ class Pipeline:
         if decision.route == "remote":
             upstream = self._upstream_for(query, attempt)
             if upstream is None:
-                decision = _degraded(decision, "no_upstream")
+                decision = degraded(decision, "no_upstream")
         if upstream is not None:
             async with contextlib.aclosing(upstream.stream(query.body)) as chunks:
                 with clock.remote():
@@ -196,7 +181,7 @@ class Pipeline:
                     async for event in self._pass_on(attempt, first, chunks, clock):
                         yield event
                     return
-            decision = _degraded(decision, "upstream_down")
+            decision = degraded(decision, "upstream_down")
         yield decision
         for piece in _pieces(attempt.completion):
             yield TextDelta(piece)
@@ -205,9 +190,9 @@ class Pipeline:
     async def _attempt(self, query: Query) -> _Attempt:
         """What the device can do for `query`, and where policy and scores send it."""
         if query.mode == "remote":
-            return _Attempt(self._decision("remote", "policy"))
+            return _Attempt(self._judge.escalate("policy"))
         if query.needs:
-            return _Attempt(self._decision("remote", "capability"))
+            return _Attempt(self._judge.escalate("capability"))
         request = GenerateRequest(
             messages=query.messages,
             sampler=query.sampler,
@@ -218,44 +203,10 @@ class Pipeline:
         try:
             completion = await self.engine.generate(request)
         except (PromptTooLong, TemplateRefused) as error:
-            return _Attempt(self._decision("remote", "capability"), error=error)
+            return _Attempt(self._judge.escalate("capability"), error=error)
         except EngineError as error:  # down, or it failed on this very batch: it can't take it now
-            return _Attempt(self._decision("remote", "busy"), error=error)
-        return _Attempt(self._judge(query, completion), completion)
-
-    def _judge(self, query: Query, completion: Completion) -> Decision:
-        """Keep or escalate a local answer. Unknown is not confident: NaN escalates."""
-        scores = score_all(completion.trace)
-        shown = scores if query.estimators is None else {n: scores[n] for n in query.estimators}
-        judged = dataclasses.replace(
-            self._decision("local", "policy"),
-            uncertainty=shown,
-            calibrated_sampler=query.sampler == GREEDY,
-        )
-        if self.calibration is None:
-            if query.mode == "local" or query.local_only:
-                return judged
-            return dataclasses.replace(judged, route="remote", reason="uncalibrated")
-        p_correct = self.calibration.p_correct(scores)
-        threshold = self._threshold(query, self.calibration)
-        judged = dataclasses.replace(
-            judged, p_correct=None if math.isnan(p_correct) else p_correct, threshold=threshold
-        )
-        confident = threshold is not None and p_correct >= threshold
-        if query.mode == "local":
-            return judged
-        if confident:
-            return dataclasses.replace(judged, reason="confident")
-        if query.local_only:
-            return dataclasses.replace(judged, degraded=True)
-        return dataclasses.replace(judged, route="remote", reason="uncertain")
-
-    def _threshold(self, query: Query, calibration: Calibration) -> float | None:
-        if query.threshold is not None:
-            return query.threshold
-        if query.max_risk is not None:
-            return calibration.threshold_for_risk(query.max_risk)
-        return calibration.threshold
+            return _Attempt(self._judge.escalate("busy"), error=error)
+        return _Attempt(self._judge.decide(query, completion.trace), completion)
 
     def _upstream_for(self, query: Query, attempt: _Attempt) -> Upstream | None:
         """The upstream, if there is one and the query may leave the machine.
@@ -351,21 +302,6 @@ class Pipeline:
             trace=completion.trace if completion else None,
             remote_body=remote.body,
         )
-
-    def _decision(self, route: str, reason: Reason) -> Decision:
-        calibration = self.calibration
-        return Decision(
-            route="local" if route == "local" else "remote",
-            reason=reason,
-            threshold=calibration.threshold if calibration else None,
-            calibration=calibration.id if calibration else None,
-            certificate=calibration.operating_point.certificate if calibration else None,
-        )
-
-
-def _degraded(wanted: Decision, reason: Reason) -> Decision:
-    """The local answer in place of the remote one that was wanted."""
-    return dataclasses.replace(wanted, route="local", reason=reason, degraded=True)
 
 
 def _pieces(completion: Completion | None) -> Iterator[str]:

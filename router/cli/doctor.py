@@ -135,19 +135,12 @@ def check_offload(info: EngineInfo, settings: Settings) -> Finding:
 
 async def check_calibration(info: EngineInfo, settings: Settings) -> Finding:
     """Whether the calibration fits what is loaded; a mismatch is raised, naming what differs."""
-    from calibration import shipped  # noqa: PLC0415 - scikit-learn is slow to import
-    from calibration.artifact import Calibration  # noqa: PLC0415
-    from router.binding import binding_of  # noqa: PLC0415
-    from router.cli.banner import NO_CALIBRATION, describe_calibration  # noqa: PLC0415
+    from router.binding import load_calibration  # noqa: PLC0415
+    from router.cli.banner import describe_calibration  # noqa: PLC0415
 
-    binding = binding_of(info)
-    if settings.calibration:
-        calibration: Calibration | None = Calibration.load(settings.calibration)
-    else:
-        calibration = shipped.find(binding.model_sha256)
+    calibration, warnings = load_calibration(settings.calibration, info)
     if calibration is None:
-        return Finding("calibration", "warn", NO_CALIBRATION)
-    warnings = calibration.check(binding)
+        return Finding("calibration", "warn", "; ".join(warnings))
     detail = "; ".join(["matches: " + describe_calibration(calibration), *warnings])
     return Finding("calibration", "warn" if warnings else "ok", detail)
 

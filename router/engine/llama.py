@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 # other stop making progress as soon as another program wants a core (docs/performance.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from llama_cpp import _ggml  # noqa: E402
-from llama_cpp import llama_cpp as lib  # noqa: E402
+from llama_cpp import _ggml
+from llama_cpp import llama_cpp as lib
 
 from router.errors import EngineError, ModelError
 

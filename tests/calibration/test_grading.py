@@ -175,10 +175,16 @@ class TestText:
         assert grade(item(answer, question="Is it?"), text) is right
 
     @pytest.mark.parametrize(
-        "text", ["New York Times", "The flag is red, white and New York.", "old New York city"]
+        ("answer", "text"),
+        [
+            ("New York", "The New York Times"),
+            ("red", "The flag is red, white and blue."),
+        ],
     )
-    def test_known_limit_a_mention_inside_something_longer_counts(self, text: str) -> None:
-        assert grade(item("New York"), text)
+    def test_known_limit_a_mention_inside_something_longer_counts(
+        self, answer: str, text: str
+    ) -> None:
+        assert grade(item(answer), text)
 
 
 class TestNumber:

@@ -279,7 +279,7 @@ def test_number_words(value: int) -> None:
     assert numeral.value == value
 
 
-_SMALL = re.findall(
+_SMALL: list[str] = re.findall(
     r"\w+",
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen",
