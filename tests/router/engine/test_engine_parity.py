@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -29,9 +30,9 @@ def theirs(model_path: Path) -> list[tuple[str, list[float]]]:
     llama = llama_cpp.Llama(
         str(model_path), n_ctx=512, n_batch=PREFILL_CHUNK, logits_all=True, verbose=False
     )
-    answers = []
+    answers: list[tuple[str, list[float]]] = []
     for question in QUESTIONS:
-        reply = llama.create_chat_completion(
+        reply: Any = llama.create_chat_completion(
             [{"role": "user", "content": question}],
             temperature=0.0,
             max_tokens=N_TOKENS,
