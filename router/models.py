@@ -8,6 +8,7 @@ hf:OWNER/NAME/FILE.gguf   a file of a Hugging Face repository, fetched once into
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -133,3 +134,9 @@ def _check_magic(path: Path) -> None:
     raise ModelError(
         f"{path} is not a GGUF file: it begins with {start[:8]!r}. It looks like {kind}"
     )
+
+
+def file_sha256(path: Path) -> str:
+    """The content hash a calibration is bound to, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,6 +27,9 @@ _COMMANDS = {
     "calibrate": _Command(
         "router.cli.calibrate", "calibrate", "Measure the model and choose when to trust it."
     ),
+    "calibration": _Command(
+        "router.cli.calibration", "calibration", "Show what is kept at which measured error."
+    ),
     "holdout": _Command("router.cli.holdout", "holdout", "Look at the built-in hold-out set."),
     "models": _Command("router.cli.models", "models", "List and fetch models."),
     "doctor": _Command(

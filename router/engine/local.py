@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from router.engine.messages import (
 )
 from router.engine.scheduler import PREFILL_CHUNK, Event, Scheduler
 from router.errors import EngineDown, EngineError, PromptTooLong
+from router.models import file_sha256
 
 
 class LocalEngine:
@@ -140,12 +140,6 @@ class _Parts:
         self.scheduler.close()
         self.context.close()
         self.model.close()
-
-
-def file_sha256(path: Path) -> str:
-    """The content hash a calibration is bound to, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def usable_cores() -> int:

@@ -1,7 +1,7 @@
 """The built-in hold-out: questions that we wrote, made afresh from a seed.
 
-A calibration needs labelled questions that the small model sometimes answers and sometimes fails, in
-the mix a user of an app would ask. The families below are graded in difficulty inside themselves
+A calibration needs labelled questions that the small model sometimes answers and sometimes fails,
+in the mix a user of an app would ask. The families are graded in difficulty inside themselves
 (one-digit to three-digit sums, well-known to remote capitals), so that being right depends on the
 question and not on its family alone. Texts and tables are our own; no data set was copied.
 """
@@ -48,8 +48,8 @@ def generate(seed: int = 0) -> tuple[Item, ...]:
     """Return the hold-out for `seed`: the same items in every process and Python version.
 
     Families draw from generators of their own, so adding one leaves the items of the others as they
-    are. No two items ask the same: a question comes back only where its options make the difference,
-    and then never with the same options.
+    are. No two items ask the same: a question comes back only where its options make the
+    difference, and then never with the same options.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def generate(seed: int = 0) -> tuple[Item, ...]:
     Returns
     -------
     tuple of Item
-        In the order of `FAMILIES`, `Family.size` items each, with ids like ``holdout-addition-0007``.
+        In the order of `FAMILIES`, `Family.size` items each; ids like ``holdout-capital-0007``.
     """
     return tuple(item for family in FAMILIES for item in _draw(family, seed))
 
@@ -89,6 +89,6 @@ def _draw(family: Family, seed: int) -> list[Item]:
         if len(items) == family.size:
             return items
     raise RuntimeError(
-        f"the family {family.name!r} has {len(items)} different questions, {family.size} are wanted; "
-        "give it more material or a smaller size"
+        f"the family {family.name!r} has {len(items)} different questions, but {family.size} are "
+        "wanted; give it more material or a smaller size"
     )

@@ -1,4 +1,4 @@
-"""Arithmetic: sums in figures, from one digit to three."""
+"""Arithmetic: short sums in figures, from one digit to three."""
 
 from __future__ import annotations
 
@@ -16,17 +16,12 @@ from calibration.datasets.builtin.family import (
 from calibration.items import Item
 
 
-def _addition(rng: Random) -> Item:
-    low, high = pick(rng, ((1, 5), (1, 9), (1, 9), (10, 50), (100, 900)))
-    a, b = whole(rng, low, high), whole(rng, low, high)
-    asked = (f"What is {a} + {b}?", f"What is the sum of {a} and {b}?")[(a + b) % 2]
-    return number(f"{asked} Answer with just the number.", a + b)
-
-
-def _subtraction(rng: Random) -> Item:
-    low, high = pick(rng, ((1, 6), (1, 10), (1, 10), (10, 60), (100, 900)))
+def _plus_or_minus(rng: Random) -> Item:
+    low, high = pick(rng, ((1, 6), (1, 9), (1, 9), (10, 50), (100, 900)))
     b, a = sorted((whole(rng, low, high), whole(rng, low, high)))
-    return number(f"What is {a} - {b}? Answer with just the number.", a - b)
+    if a == b or rng.random() < 0.7:
+        return number(f"What is {b} + {a}? Answer in one short sentence.", a + b)
+    return number(f"What is {a} - {b}? Answer in one short sentence.", a - b)
 
 
 def _multiplication(rng: Random) -> Item:
@@ -34,6 +29,18 @@ def _multiplication(rng: Random) -> Item:
     a, b = whole(rng, 1, high_a), whole(rng, 2, high_b)
     asked = (f"What is {a} x {b}?", f"What is {a} times {b}?")[(a + b) % 2]
     return number(f"{asked} Answer with just the number.", a * b)
+
+
+def _part(rng: Random) -> Item:
+    if rng.random() < 0.6:
+        half = whole(rng, 1, pick(rng, (10, 25, 50, 250)))
+        return number(f"What is half of {2 * half}? Answer with just the number.", half)
+    percent = pick(rng, (5, 10, 20, 25, 50))
+    # Steps of 20 keep every result whole.
+    base = 20 * whole(rng, 1, pick(rng, (5, 15)))
+    return number(
+        f"What is {percent}% of {base}? Answer with just the number.", percent * base // 100
+    )
 
 
 def _larger_number(rng: Random) -> Item:
@@ -63,11 +70,9 @@ def _worked_sum(rng: Random) -> Item:
 _DOMAIN = "arithmetic"
 
 FAMILIES: tuple[Family, ...] = (
-    Family("addition", _DOMAIN, "two numbers added, one to three digits", "free", _addition),
-    Family(
-        "subtraction", _DOMAIN, "two numbers subtracted, one to three digits", "free", _subtraction
-    ),
+    Family("plus-or-minus", _DOMAIN, "sums of one to three digits", "free", _plus_or_minus),
     Family("multiplication", _DOMAIN, "products up to 40 times 9", "free", _multiplication),
+    Family("part", _DOMAIN, "halves and percentages", "free", _part),
     Family(
         "larger-number",
         _DOMAIN,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from calibration.datasets.builtin.family import TWO_SENTENCES, Family, number, pick, text
+from calibration.datasets.builtin.family import STORY, Family, number, pick, text
 from calibration.items import Item
 
 CAPITALS: dict[str, tuple[str, ...]] = {
@@ -615,90 +615,6 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# A sight or a city that is not a capital, and its country in `CAPITALS`.
-SIGHTS: tuple[tuple[str, str], ...] = (
-    ("the Eiffel Tower", "France"),
-    ("the city of Marseille", "France"),
-    ("the city of Lyon", "France"),
-    ("the palace of Versailles", "France"),
-    ("the city of Nice", "France"),
-    ("the Leaning Tower of Pisa", "Italy"),
-    ("Mount Vesuvius", "Italy"),
-    ("the city of Venice", "Italy"),
-    ("the city of Milan", "Italy"),
-    ("Mount Etna", "Italy"),
-    ("the city of Barcelona", "Spain"),
-    ("the Alhambra", "Spain"),
-    ("the city of Seville", "Spain"),
-    ("the Sagrada Família", "Spain"),
-    ("the Brandenburg Gate", "Germany"),
-    ("the city of Munich", "Germany"),
-    ("Neuschwanstein Castle", "Germany"),
-    ("the city of Hamburg", "Germany"),
-    ("Mount Fuji", "Japan"),
-    ("the city of Kyoto", "Japan"),
-    ("the city of Osaka", "Japan"),
-    ("the city of Hiroshima", "Japan"),
-    ("the Great Wall", "China"),
-    ("the city of Shanghai", "China"),
-    ("the Forbidden City", "China"),
-    ("Lake Baikal", "Russia"),
-    ("the Kremlin", "Russia"),
-    ("the city of Vladivostok", "Russia"),
-    ("the Great Sphinx", "Egypt"),
-    ("the Valley of the Kings", "Egypt"),
-    ("the Aswan High Dam", "Egypt"),
-    ("the Parthenon", "Greece"),
-    ("the island of Crete", "Greece"),
-    ("Mount Olympus", "Greece"),
-    ("Stonehenge", "the United Kingdom"),
-    ("Big Ben", "the United Kingdom"),
-    ("the city of Liverpool", "the United Kingdom"),
-    ("the Statue of Liberty", "the United States"),
-    ("the Grand Canyon", "the United States"),
-    ("the Golden Gate Bridge", "the United States"),
-    ("the city of Toronto", "Canada"),
-    ("the city of Vancouver", "Canada"),
-    ("the city of Montreal", "Canada"),
-    ("the Sydney Opera House", "Australia"),
-    ("the Great Barrier Reef", "Australia"),
-    ("the city of Melbourne", "Australia"),
-    ("the Taj Mahal", "India"),
-    ("the city of Mumbai", "India"),
-    ("the city of Kolkata", "India"),
-    ("the city of Porto", "Portugal"),
-    ("the city of Cork", "Ireland"),
-    ("the city of Salzburg", "Austria"),
-    ("the city of Krakow", "Poland"),
-    ("the city of Gothenburg", "Sweden"),
-    ("the city of Bergen", "Norway"),
-    ("the Legoland of Billund", "Denmark"),
-    ("the city of Antwerp", "Belgium"),
-    ("the city of Rio de Janeiro", "Brazil"),
-    ("the city of São Paulo", "Brazil"),
-    ("Patagonia's Perito Moreno glacier", "Argentina"),
-    ("Machu Picchu", "Peru"),
-    ("the city of Cusco", "Peru"),
-    ("Easter Island", "Chile"),
-    ("the city of Mombasa", "Kenya"),
-    ("the city of Phuket", "Thailand"),
-    ("the Hagia Sophia", "Turkey"),
-    ("the city of Busan", "South Korea"),
-    ("the city of Ho Chi Minh City", "Vietnam"),
-    ("the city of Geneva", "Switzerland"),
-    ("Dracula's Bran Castle", "Romania"),
-    ("the city of Split", "Croatia"),
-    ("the city of Casablanca", "Morocco"),
-    ("the city of Lagos", "Nigeria"),
-    ("Victoria Falls, on the Zambian side,", "Zambia"),
-    ("the city of Petra", "Jordan"),
-    ("Mecca", "Saudi Arabia"),
-    ("Angkor Wat", "Cambodia"),
-    ("the city of Auckland", "New Zealand"),
-    ("the city of Karachi", "Pakistan"),
-    ("Lake Bled", "Slovenia"),
-)
-
 
 def _capital(rng: Random) -> Item:
     country, answers = pick(rng, tuple(CAPITALS.items()))
@@ -710,12 +626,6 @@ def _chemical_symbol(rng: Random) -> Item:
     return text(f"What is the chemical symbol for {element}? Answer with just the symbol.", symbol)
 
 
-def _continent(rng: Random) -> Item:
-    continent = pick(rng, tuple(CONTINENTS))
-    country = pick(rng, CONTINENTS[continent])
-    return text(f"On which continent is {country}? Answer with just the continent.", continent)
-
-
 def _language(rng: Random) -> Item:
     country, answers = pick(rng, tuple(LANGUAGES.items()))
     return text(
@@ -724,12 +634,13 @@ def _language(rng: Random) -> Item:
 
 
 def _two_hops(rng: Random) -> Item:
-    place, country = pick(rng, SIGHTS)
+    continent = pick(rng, tuple(CONTINENTS))
+    country = pick(rng, [name for name in CONTINENTS[continent] if name in CAPITALS])
     return text(
-        f"In which country is {place}, and what is the capital of that country? "
-        "Answer in two short sentences.",
-        *CAPITALS[country],
-        max_tokens=TWO_SENTENCES,
+        f"Of which country is {CAPITALS[country][0]} the capital, and on which continent is that "
+        "country? Answer in one short sentence.",
+        continent,
+        max_tokens=STORY,
     )
 
 
@@ -751,14 +662,13 @@ def _landmark(rng: Random) -> Item:
 _DOMAIN = "facts"
 
 FAMILIES: tuple[Family, ...] = (
-    Family("capital", _DOMAIN, "capitals, from well-known to remote", "free", _capital, size=80),
-    Family(
-        "chemical-symbol", _DOMAIN, "symbols of the elements", "free", _chemical_symbol, size=72
-    ),
-    Family("continent", _DOMAIN, "the continent of a country", "free", _continent, size=70),
-    Family("spoken-language", _DOMAIN, "the language of a country", "free", _language, size=70),
+    Family("capital", _DOMAIN, "capitals, from well-known to remote", "free", _capital, size=70),
+    Family("chemical-symbol", _DOMAIN, "symbols of the elements", "free", _chemical_symbol),
+    Family("spoken-language", _DOMAIN, "the language of a country", "free", _language),
     Family("known-number", _DOMAIN, "numbers everybody learns once", "free", _known_number),
     Family("maker", _DOMAIN, "who wrote, painted, found or did it", "free", _maker),
     Family("landmark", _DOMAIN, "the country of a city or a sight", "free", _landmark),
-    Family("two-hops", _DOMAIN, "a sight, its country, its capital", "steps", _two_hops, size=70),
+    Family(
+        "two-hops", _DOMAIN, "a capital, its country, its continent", "steps", _two_hops, size=50
+    ),
 )

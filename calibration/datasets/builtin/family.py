@@ -20,7 +20,7 @@ LETTER = 16
 STORY = 40
 """Tokens for a number inside a sentence that first retells a little story."""
 
-TWO_SENTENCES = 48
+TWO_SENTENCES = 64
 """Tokens for a first finding and what follows from it."""
 
 WORKED = 96
@@ -52,7 +52,7 @@ class Family:
     description: str
     form: Form
     make: Callable[[Random], Item]
-    size: int = 50
+    size: int = 65
     asks_options: bool = False
 
 

@@ -179,89 +179,6 @@ PLURALS: dict[str, str] = {
     "quiz": "quizzes",
 }
 
-PAST: dict[str, tuple[str, ...]] = {
-    "walk": ("walked",),
-    "play": ("played",),
-    "jump": ("jumped",),
-    "open": ("opened",),
-    "help": ("helped",),
-    "cook": ("cooked",),
-    "like": ("liked",),
-    "dance": ("danced",),
-    "stop": ("stopped",),
-    "plan": ("planned",),
-    "try": ("tried",),
-    "carry": ("carried",),
-    "cry": ("cried",),
-    "go": ("went",),
-    "eat": ("ate",),
-    "see": ("saw",),
-    "run": ("ran",),
-    "come": ("came",),
-    "give": ("gave",),
-    "take": ("took",),
-    "make": ("made",),
-    "have": ("had",),
-    "write": ("wrote",),
-    "drive": ("drove",),
-    "ride": ("rode",),
-    "sing": ("sang",),
-    "swim": ("swam",),
-    "drink": ("drank",),
-    "begin": ("began",),
-    "ring": ("rang",),
-    "fly": ("flew",),
-    "know": ("knew",),
-    "grow": ("grew",),
-    "throw": ("threw",),
-    "draw": ("drew",),
-    "buy": ("bought",),
-    "bring": ("brought",),
-    "think": ("thought",),
-    "catch": ("caught",),
-    "teach": ("taught",),
-    "fight": ("fought",),
-    "sleep": ("slept",),
-    "keep": ("kept",),
-    "feel": ("felt",),
-    "leave": ("left",),
-    "meet": ("met",),
-    "lose": ("lost",),
-    "find": ("found",),
-    "hold": ("held",),
-    "stand": ("stood",),
-    "sell": ("sold",),
-    "tell": ("told",),
-    "say": ("said",),
-    "pay": ("paid",),
-    "hear": ("heard",),
-    "build": ("built",),
-    "send": ("sent",),
-    "spend": ("spent",),
-    "break": ("broke",),
-    "speak": ("spoke",),
-    "steal": ("stole",),
-    "wake": ("woke",),
-    "choose": ("chose",),
-    "freeze": ("froze",),
-    "forget": ("forgot",),
-    "fall": ("fell",),
-    "shake": ("shook",),
-    "wear": ("wore",),
-    "tear": ("tore",),
-    "bite": ("bit",),
-    "hide": ("hid",),
-    "dig": ("dug",),
-    "stick": ("stuck",),
-    "shine": ("shone", "shined"),
-    "seek": ("sought",),
-    "weave": ("wove",),
-    "cling": ("clung",),
-    "creep": ("crept",),
-    "flee": ("fled",),
-    "bind": ("bound",),
-}
-
 SYNONYMS: dict[str, str] = {
     "big": "large",
     "small": "little",
@@ -613,11 +530,6 @@ def _plural(rng: Random) -> Item:
     return text(f'What is the plural of "{word}"? Answer with one word.', plural, *aliases)
 
 
-def _past_tense(rng: Random) -> Item:
-    verb, answers = pick(rng, tuple(PAST.items()))
-    return text(f'What is the past tense of the verb "{verb}"? Answer with one word.', *answers)
-
-
 def _synonym(rng: Random) -> Item:
     word, right = pick(rng, tuple(SYNONYMS.items()))
     wrong = pick_some(rng, [s for s in SYNONYMS.values() if s != right], pick(rng, (1, 2, 3)))
@@ -644,7 +556,6 @@ _DOMAIN = "language"
 FAMILIES: tuple[Family, ...] = (
     Family("opposite", _DOMAIN, "a word of opposite meaning", "free", _opposite),
     Family("plural", _DOMAIN, "regular and irregular plurals", "free", _plural),
-    Family("past-tense", _DOMAIN, "regular and irregular verbs", "free", _past_tense),
     Family("synonym", _DOMAIN, "a word of the same meaning", "choice", _synonym),
     Family(
         "spelling",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from calibration.datasets.builtin.family import Family, choice, pick, pick_some, text, whole
-from calibration.datasets.builtin.material import COLOURS, DAYS, KINDS, NAMES
+from calibration.datasets.builtin.material import COLOURS, KINDS, NAMES
 from calibration.items import Item
 
 _ORDERS = (
@@ -23,11 +24,14 @@ def _order(rng: Random) -> Item:
     more, less, most, least = pick(rng, _ORDERS)
     if n == 2:
         most, least = more, less
-    facts = [f"{a} is {more} than {b}." for a, b in zip(people, people[1:], strict=False)]
+    facts = [f"{a} is {more} than {b}." for a, b in pairwise(people)]
     facts = pick_some(rng, facts, len(facts))
     word, right = pick(rng, ((most, people[0]), (least, people[-1])))
-    the = "" if n == 2 else "the "
-    return text(f"{' '.join(facts)} Who is {the}{word}? Answer with just the name.", right)
+    *some, last = pick_some(rng, people, n)
+    # The names stand in the question, so that repeating a fact does not pass for an answer.
+    who = f"Who is {word}," if n == 2 else f"Who is the {word}:"
+    offered = f"{', '.join(some)} or {last}"
+    return text(f"{' '.join(facts)} {who} {offered}? Answer with just the name.", right)
 
 
 # Made-up words: what follows must come from the sentences, not from knowledge.
@@ -68,7 +72,7 @@ def _member(rng: Random) -> Item:
             ),
         ),
     )
-    return text(f"{facts} {question} Answer with one word.", answer)
+    return text(f"{facts} {question} Answer in one short sentence.", answer)
 
 
 def _odd_one_out(rng: Random) -> Item:
@@ -96,42 +100,10 @@ def _rule(rng: Random) -> Item:
         rng,
         (
             (f"Which room does the {colours[i]} key open?", rooms[i]),
-            (f"What is the colour of the key to the {rooms[i]}?", colours[i]),
+            (f"What colour is the key to the {rooms[i]}?", colours[i]),
         ),
     )
-    return text(f"{rules} {question} Answer with one word.", answer)
-
-
-def _exclusion(rng: Random) -> Item:
-    n = pick(rng, (2, 2, 3))
-    kind, options = pick(
-        rng,
-        (
-            ("who", tuple(pick_some(rng, NAMES, n))),
-            ("colour", tuple(pick_some(rng, COLOURS, n))),
-            ("day", tuple(pick_some(rng, DAYS, n))),
-        ),
-    )
-    listed = f"{', '.join(options[:-1])} or {options[-1]}"
-    out = pick_some(rng, options, n - 1)
-    answer = next(option for option in options if option not in out)
-    if kind == "who":
-        facts = " ".join(f"It was not {name}." for name in out)
-        return text(
-            f"The window was broken by {listed}. {facts} Who broke the window? "
-            "Answer with just the name.",
-            answer,
-        )
-    if kind == "colour":
-        facts = " ".join(f"It is not {colour}." for colour in out)
-        return text(
-            f"The ball is {listed}. {facts} What colour is the ball? Answer with one word.", answer
-        )
-    facts = " ".join(f"It is not on {day}." for day in out)
-    return text(
-        f"The party is on {listed}. {facts} On which day is the party? Answer with one word.",
-        answer,
-    )
+    return text(f"{rules} {question} Answer in one short sentence.", answer)
 
 
 _DOMAIN = "logic"
@@ -140,7 +112,6 @@ FAMILIES: tuple[Family, ...] = (
     Family("order", _DOMAIN, "the first or last in an order given by pairs", "free", _order),
     Family("member", _DOMAIN, "what holds for all holds for one", "free", _member),
     Family("rule", _DOMAIN, "which of several rules applies", "free", _rule),
-    Family("exclusion", _DOMAIN, "what is left when the others are ruled out", "free", _exclusion),
     Family(
         "odd-one-out",
         _DOMAIN,

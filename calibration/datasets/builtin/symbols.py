@@ -13,7 +13,7 @@ from calibration.datasets.builtin.family import (
     text,
     whole,
 )
-from calibration.datasets.builtin.material import CITIES, COLOURS, DAYS, KINDS, MONTHS, NAMES
+from calibration.datasets.builtin.material import CITIES, COLOURS, DAYS, MONTHS, NAMES
 from calibration.items import Item
 
 _WORDS: tuple[str, ...] = (
@@ -121,32 +121,6 @@ def _in_figures(rng: Random) -> Item:
     return number(f"What is {in_words(n)} in figures? Answer with just the number.", n)
 
 
-_PLURALS = {
-    "a fruit": "fruits",
-    "a vegetable": "vegetables",
-    "an animal": "animals",
-    "a bird": "birds",
-    "a tool": "tools",
-    "a musical instrument": "musical instruments",
-    "a vehicle": "vehicles",
-    "a sport": "sports",
-    "a colour": "colours",
-    "a job": "jobs",
-    "a country": "countries",
-    "a metal": "metals",
-    "a flower": "flowers",
-}
-
-
-def _count(rng: Random) -> Item:
-    kind, plural = pick(rng, tuple(_PLURALS.items()))
-    members = pick_some(rng, KINDS[kind], whole(rng, 2, 6))
-    return number(
-        f"How many {plural} are named here: {', '.join(members)}? Answer with just the number.",
-        len(members),
-    )
-
-
 _FIELDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("name", NAMES),
     ("city", CITIES),
@@ -170,16 +144,6 @@ def _record(rng: Random) -> Item:
     )
 
 
-def _position(rng: Random) -> Item:
-    n = whole(rng, 2, 5)
-    words = pick_some(rng, _WORDS, n)
-    place, i = pick(rng, (("first", 0), ("first", 0), ("second", 1), ("last", n - 1)))
-    return text(
-        f"What is the {place} word in this list: {', '.join(words)}? Answer with one word.",
-        words[i],
-    )
-
-
 _DOMAIN = "symbols"
 
 FAMILIES: tuple[Family, ...] = (
@@ -188,7 +152,5 @@ FAMILIES: tuple[Family, ...] = (
         "next-in-order", _DOMAIN, "numbers, letters, days, months in order", "free", _next_in_order
     ),
     Family("in-figures", _DOMAIN, "a number in words, written in figures", "free", _in_figures),
-    Family("count", _DOMAIN, "how many things are listed", "free", _count),
     Family("record", _DOMAIN, "a field of a record", "free", _record),
-    Family("position", _DOMAIN, "a word at a place in a list", "free", _position),
 )

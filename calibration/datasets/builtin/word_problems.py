@@ -6,7 +6,7 @@ from random import Random
 
 from calibration.datasets.builtin.family import (
     STORY,
-    WORKED,
+    TWO_SENTENCES,
     Family,
     number,
     pick,
@@ -25,7 +25,8 @@ def _gain(rng: Random) -> tuple[str, int]:
         rng,
         (
             f"{who} has {a} {things} and buys {b} more. How many {things} does {who} have now?",
-            f"{who} has {a} {things} and finds {b} more. How many {things} does {who} have in total?",
+            f"{who} has {a} {things} and finds {b} more. "
+            f"How many {things} does {who} have in total?",
             f"{who} has {a} {things} and gets {b} more {things} from a friend. "
             f"How many {things} does {who} have now?",
         ),
@@ -52,7 +53,7 @@ def _loss(rng: Random) -> tuple[str, int]:
 
 def _more_or_less(rng: Random) -> Item:
     story, value = pick(rng, (_gain, _gain, _loss))(rng)
-    return number(f"{story} Answer with just the number.", value, max_tokens=STORY)
+    return number(f"{story} Answer in one short sentence.", value, max_tokens=STORY)
 
 
 def _price(rng: Random) -> Item:
@@ -63,13 +64,14 @@ def _price(rng: Random) -> Item:
     story = pick(
         rng,
         (
-            f"{who} buys {n} {things}. Each {one} costs {price} dollars. How many dollars does {who} pay?",
+            f"{who} buys {n} {things}. Each {one} costs {price} dollars. "
+            f"How many dollars does {who} pay?",
             f"{who} buys {n} {things} for {price} dollars each. How many dollars does {who} pay?",
             f"{who} has {n} bags with {price} {things} in each bag. "
             f"How many {things} does {who} have in total?",
         ),
     )
-    return number(f"{story} Answer with just the number.", n * price, max_tokens=STORY)
+    return number(f"{story} Answer in one short sentence.", n * price, max_tokens=STORY)
 
 
 def _two_steps(rng: Random) -> Item:
@@ -82,9 +84,9 @@ def _two_steps(rng: Random) -> Item:
         f"{one if c == 1 else things} to a friend. How many {things} does {who} have now?"
     )
     return number(
-        f'{story} Think step by step and end with "The answer is" and the number.',
+        f"{story} Explain in two short sentences.",
         a + b - c,
-        max_tokens=WORKED,
+        max_tokens=TWO_SENTENCES,
     )
 
 

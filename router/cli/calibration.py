@@ -1,0 +1,83 @@
+"""`router calibration`: look at a calibration without running the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from router.cli.options import settings_options
+from router.config import Settings
+
+if TYPE_CHECKING:
+    from calibration.artifact import Calibration
+
+
+@click.group(short_help="Look at a calibration.")
+def calibration() -> None:
+    """Look at a calibration: the shipped one of the model, or the folder that is set."""
+
+
+@calibration.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything, as one JSON object.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw the routing curve into FILE (.svg or .png).",
+)
+@click.option("--dark", is_flag=True, help="Draw for a dark page.")
+@settings_options("model", "calibration")
+def show(*, as_json: bool, plot: Path | None, dark: bool, settings: Settings) -> None:
+    """Print what is kept on the device at which measured error, threshold by threshold."""
+    found = _find(settings)
+    if plot is not None:
+        from calibration.report import DARK, LIGHT, write_routing_curve  # noqa: PLC0415
+
+        write_routing_curve(plot, found, theme=DARK if dark else LIGHT)
+    if as_json:
+        click.echo(json.dumps(found.summary(), indent=2, sort_keys=True))
+    else:
+        click.echo("\n".join(table(found)))
+
+
+def _find(settings: Settings) -> Calibration:
+    from calibration import shipped  # noqa: PLC0415
+    from calibration.artifact import Calibration  # noqa: PLC0415
+    from calibration.errors import ArtifactError  # noqa: PLC0415
+    from router.models import file_sha256, resolve_model  # noqa: PLC0415
+
+    if settings.calibration:
+        return Calibration.load(settings.calibration)
+    found = shipped.find(file_sha256(resolve_model(settings.model)))
+    if found is None:
+        raise ArtifactError(
+            f"no calibration ships for {settings.model}; make one with `router calibrate "
+            f"--model {settings.model}`"
+        )
+    return found
+
+
+def table(calibration: Calibration) -> list[str]:
+    """The operating points, as lines of a Markdown table with a heading."""
+    point = calibration.operating_point
+    lines = [
+        f"calibration {calibration.id[:19]}, made {calibration.created[:10]} from "
+        f"{calibration.n} answers, {calibration.accuracy:.1%} of them right",
+        f"decides by {calibration.method}; in use: threshold {point.threshold:.3f} "
+        f"({calibration.target})",
+        f"measured on the {calibration.n_test} answers that nothing was fitted to:",
+        "",
+        "| target | threshold | kept on the device | wrong among those kept |",
+        "| --- | --- | --- | --- |",
+    ]
+    points = sorted(calibration.operating_points, key=lambda p: p.escalation_ratio)
+    for point in points:
+        wrong = "none kept" if point.accuracy_kept is None else f"{1 - point.accuracy_kept:.1%}"
+        kept = f"{1 - point.escalation_ratio:.1%} ({point.n_kept} of {point.n})"
+        lines.append(f"| {point.target} | {point.threshold:.3f} | {kept} | {wrong} |")
+    if calibration.unreachable:
+        lines += ["", "no threshold reached: " + ", ".join(calibration.unreachable)]
+    return lines
