@@ -8,9 +8,9 @@ two peers live in an environment of their own, .bench-venv, which the first run 
 
 Method: all compute on the CPU with the same number of threads and get the same requests (greedy,
 64 new tokens, not streamed, every prompt once) over HTTP on loopback. One server runs at a time, in
-the order A B C, A B C, ..., each round with a fresh process and a warm-up that is not counted. All
-else is each server's default: about 30 of the 45 tokens of a prompt are the same in all prompts, and
-who keeps them computed gains by it. Printed are medians over the rounds; a ratio is the median of
+the order A B C, A B C, ..., each round with a fresh process and a warm-up that is not counted. The
+rest is each server's default: about 30 of the 45 tokens of a prompt are the same in all prompts;
+a server that keeps those gains by it. Printed are medians over the rounds; a ratio is the median of
 the rounds' own ratios, which cancels a machine's drift. Tokens are those of the answers' `usage`.
 """
 

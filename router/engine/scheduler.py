@@ -40,6 +40,9 @@ Sink = Callable[[Event], None]
 PREFILL_CHUNK = 256
 """Prompt tokens read at once: bounds how long a long prompt keeps the others from their tokens."""
 
+LEAST_CHUNK = 2
+"""A prompt token read alone goes through other kernels than one among several: its bits differ."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -93,7 +96,8 @@ class Scheduler:
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
-        self._free = list(range(n_slots))[::-1]
+        self._free = list(range(n_slots))
+        self._cached: list[list[int]] = [[] for _ in range(n_slots)]
         self._lock = threading.Lock()
         self._unfinished = 0
         self._closing = False
@@ -201,15 +205,23 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting and self._free:
             job = self._waiting.popleft()
-            job.seq = self._free.pop()
             job.admitted = time.perf_counter()
+            self._take_slot(job)
             self._active.append(job)
+
+    def _take_slot(self, job: Job) -> None:
+        """Give `job` the free slot that holds most of its beginning, and keep that."""
+        shared = {seq: _common_prefix(self._cached[seq], job.prompt) for seq in self._free}
+        job.seq = max(self._free, key=lambda seq: shared[seq])  # the longest free among equals
+        self._free.remove(job.seq)
+        job.n_past = max(0, min(shared[job.seq], len(job.prompt) - LEAST_CHUNK))
+        self._context.clear(job.seq, job.n_past)
 
     def _step(self) -> None:
         """One token for every answering request, then some of the prompts that wait to be read.
 
-        Tokens and prompts go to llama.cpp in batches of their own, and a prompt is always cut at
-        the same places: it then computes the same bits whoever else is being served.
+        Tokens and prompts go to llama.cpp in batches of their own, and no prompt token goes alone:
+        an answer then has the same bits whoever else is served and whatever its slot held before.
         """
         answering = [job for job in self._active if job.next_token is not None]
         if answering:
@@ -233,7 +245,11 @@ class Scheduler:
 
     def _read_prompt(self, job: Job) -> int:
         """Prefill the next chunk; returns its length. The last one yields the first token."""
-        chunk = job.prompt[job.n_past : job.n_past + PREFILL_CHUNK]
+        n_left = len(job.prompt) - job.n_past
+        n = min(n_left, PREFILL_CHUNK)
+        if 0 < n_left - n < LEAST_CHUNK:
+            n -= LEAST_CHUNK
+        chunk = job.prompt[job.n_past : job.n_past + n]
         is_last = job.n_past + len(chunk) == len(job.prompt)
         if self._decode([job], [BatchEntry(job.seq, chunk, job.n_past, want_logits=is_last)]):
             job.n_past += len(chunk)
@@ -249,6 +265,7 @@ class Scheduler:
         except EngineError as error:
             log.error("a batch of %d sequences failed: %s", len(batch), error)
             for job in jobs:
+                job.n_past = 0  # what its slot holds now is not to be trusted
                 self._end(job, error)
             return False
         return True
@@ -330,10 +347,18 @@ class Scheduler:
 
     def _release(self, job: Job) -> None:
         self._active.remove(job)
-        self._context.clear(job.seq)
+        self._cached[job.seq] = [*job.prompt, *job.tokens][: job.n_past]
         self._free.append(job.seq)
         self._count_end()
 
     def _count_end(self) -> None:
         with self._lock:
             self._unfinished -= 1
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    """How many tokens both begin with."""
+    for n, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return n
+    return min(len(a), len(b))

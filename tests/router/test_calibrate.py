@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +17,54 @@ import pytest
 from click.testing import CliRunner, Result
 
 from calibration.artifact import Calibration
+from calibration.datasets import read_items
+from calibration.records import Record, RecordLog, fingerprint
 from calibration.thresholds import Target
+from router.binding import binding_of
 from router.cli import main
 from router.cli.calibrate import default_folder, summary
+from router.engine.local import LocalEngine
+from router.engine.messages import EngineInfo
+from tests.router.samples import trace
 
-COUNTRIES = re.findall(
-    r"\w+",
-    "France Germany Spain Italy Japan China India Egypt Kenya Cuba Peru Chile Brazil Canada "
-    "Norway Sweden Finland Poland Greece Turkey Iran Iraq Nepal Ghana Mali",
-)
-SMALL_ENGINE = ("--context", "256", "--slots", "8")
+SMALL_ENGINE = ("--context", "256", "--slots", "4")
+N = 60
 
 
-def rows(n: int) -> list[dict[str, Any]]:
-    """Questions of which every second has an answer that the model can't help to give."""
-    kinds = [("What is the capital of {}?", "capital"), ("Who ruled {} in the year 900?", "zzz")]
+def questions() -> list[dict[str, Any]]:
+    """Questions to which the model's answer is "blue", or anything but "red"."""
     return [
-        {"question": kinds[i % 2][0].format(country), "answer": kinds[i % 2][1], "max_tokens": 6}
-        for country in COUNTRIES
-        for i in (0, 1)
-    ][:n]
+        {"id": f"q{i}", "question": f"Say blue {i}.", "answer": ("blue", "red")[i % 2]}
+        | {"max_tokens": 4}
+        for i in range(N)
+    ]
+
+
+def written(path: Path, content: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return path
+
+
+def answer_most(data: Path, out: Path, info: EngineInfo, n: int) -> None:
+    """Write down answers to the first `n` questions, as if an earlier run had been given them."""
+    binding = binding_of(info)
+    made_with = {
+        "model_sha256": binding.model_sha256,
+        "template_sha256": binding.template_sha256,
+        "sampler": binding.sampler,
+        "engine_build": binding.engine_build,
+    }
+    with RecordLog(out / "records.jsonl", made_with) as log:
+        for i, item in enumerate(read_items(data).items[:n]):
+            confidence = 0.5 + 0.4 * ((i * 7) % 10) / 10 - 0.3 * (i % 2)
+            seen = trace(("blue", confidence), (" it", 0.9), (" is", 0.8))
+            correct = i % 2 == 0
+            log.append(Record(item.id, item.dataset, correct, seen, asked=fingerprint(item)))
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return written(tmp_path / "own.jsonl", rows(50))
-
-
-def written(path: Path, content: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
-    return path
+    return written(tmp_path / "own.jsonl", questions())
 
 
 def run(*words: str | Path) -> Result:
@@ -57,44 +76,35 @@ def asked(out: Path) -> int:
 
 
 @pytest.mark.model
-def test_from_questions_to_an_artifact(data: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_asks_the_rest_and_writes_the_artifact(
+    data: Path, tmp_path: Path, engine: LocalEngine
+) -> None:
     out = tmp_path / "made"
-
-    # A sample is too small to fit, but what it answered is kept...
-    small = run("--dataset", data, "--out", out, "--limit", "12")
-    assert small.exit_code == 1
-    assert "error: " in small.stderr
-    assert f"the answers are kept in {out / 'records.jsonl'}" in small.stderr
-    assert asked(out) == 12
-
-    # ...and not asked again. The last line is torn, as by a crash: that one answer is lost.
-    records = out / "records.jsonl"
-    records.write_bytes(records.read_bytes()[:-5])
-    long = {"id": "long", "question": "word " * 400, "answer": "x"}
-    extended = written(data, [*rows(50), long, {"question": "Q?"}])
-    bad = run("--dataset", extended, "--out", out)
-    assert bad.exit_code == 1
-    assert "error: 1 bad row of 52:" in bad.stderr
+    answer_most(data, out, engine.info, N - 2)
+    unusable = [{"id": "long", "question": "word " * 400, "answer": "x"}, {"question": "Q?"}]
+    extended = written(data, [*questions(), *unusable])
     result = run("--dataset", extended, "--out", out, "--skip-bad", "--json")
     assert result.exit_code == 0, result.stderr
-    assert asked(out) == 50
-    assert "11/51" in result.stderr
-    assert f"1 bad rows are left out:\n  {extended}, line 52: answer: missing" in result.stderr
-    assert "1 questions do not fit the context and are left out:\n  long" in result.stderr
+    assert asked(out) == N
+    assert result.stderr.splitlines()[0] == "1 bad rows are left out:"
+    assert result.stderr.splitlines()[1] == f"  {extended}, line {N + 2}: answer: missing"
+    assert "1 questions do not fit the context and are left out:\n  long\n" in result.stderr
 
     figures = json.loads(result.stdout)
-    assert figures["n"] == 50
-    assert figures["accuracy"] == pytest.approx(0.5, abs=0.1)
+    assert figures["n"] == N
+    assert figures["accuracy"] == pytest.approx(0.5, abs=0.05)
     assert set(figures["estimators"]["perplexity"]) >= {"auroc", "auroc_ci"}
-    assert set(figures["ece"]) == set(figures["brier"]) == {"before", "after"}
-    for name in ("threshold", "escalation_ratio", "accuracy_kept"):
-        assert 0 <= figures[name] <= 1
+    assert set(figures["ece"]) >= {"before", "after"}
+    assert set(figures["brier"]) >= {"before", "after"}
+    assert 0 <= figures["threshold"] <= 1
+    assert 0 <= figures["escalation_ratio"] <= 1
     assert figures["artifact"] == str(out)
     calibration = Calibration.load(out)
     assert calibration.threshold == figures["threshold"]
+    assert calibration.check(binding_of(engine.info)) == []
     assert dict(calibration.holdout) == {
-        "asked": 51,
-        "available": 51,
+        "asked": N + 1,
+        "available": N + 1,
         "datasets": ["own.jsonl"],
         "seed": 0,
         "skipped_rows": 1,
@@ -102,24 +112,38 @@ def test_from_questions_to_an_artifact(data: Path, tmp_path: Path) -> None:
     }
     assert "<html" in (out / "report.html").read_text(encoding="utf-8")
 
-    # Another target asks nothing; the figures are for people.
-    before = records.read_bytes()
-    data = written(data, rows(50))
-    again = run("--dataset", data, "--out", out, "--target", "threshold=0.6", "--method", "margin")
-    assert again.exit_code == 0, again.stderr
-    assert records.read_bytes() == before
-    assert "threshold 0.6000, chosen for threshold=0.6" in again.stdout
-    assert re.search(r"margin +0\.\d{3}  .*<- decides", again.stdout)
-    assert again.stdout.endswith(f"  router serve --calibration {out}\n")
 
-    # An impossible target says what is possible, and another model's answers are refused.
-    infeasible = run("--dataset", data, "--out", out, "--target", "risk=0")
-    assert infeasible.exit_code in (0, 3)
-    header, rest = before.split(b"\n", 1)
-    records.write_bytes(header.replace(b'"model_sha256":"', b'"model_sha256":"0') + b"\n" + rest)
-    refused = run("--dataset", data, "--out", out)
+@pytest.mark.model
+def test_another_target_asks_nothing(data: Path, tmp_path: Path, engine: LocalEngine) -> None:
+    out = tmp_path / "made"
+    answer_most(data, out, engine.info, N)
+    before = (out / "records.jsonl").read_bytes()
+    words = ("--dataset", data, "--out", out, "--target", "threshold=0.6", "--method", "margin")
+    # Margins are all 0 in these traces: no score that ranks the answers.
+    failed = run(*words)
+    assert failed.exit_code == 1
+    assert f"the answers are kept in {out / 'records.jsonl'}" in failed.stderr
+    result = run(*words[:-1], "perplexity")
+    assert result.exit_code == 0, result.stderr
+    assert "threshold 0.6000, chosen for threshold=0.6" in result.stdout
+    assert re.search(r"perplexity +0\.\d{3}  .*<- decides", result.stdout)
+    assert result.stdout.endswith(f"  router serve --calibration {out}\n")
+    assert (out / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.model
+def test_answers_of_another_model_are_refused_until_told_to_start_over(
+    data: Path, tmp_path: Path, engine: LocalEngine
+) -> None:
+    out = tmp_path / "made"
+    answer_most(data, out, replace(engine.info, model_sha256="ab" * 32), N)
+    refused = run("--dataset", data, "--out", out, "--limit", "2")
     assert refused.exit_code == 1
     assert "holds answers made with something else: model_sha256 was" in refused.stderr
+    assert asked(out) == N
+    fresh = run("--dataset", data, "--out", out, "--limit", "2", "--fresh")
+    assert fresh.exit_code == 1  # two answers are no calibration, but they are asked for
+    assert asked(out) == 2
 
 
 @pytest.mark.model
@@ -149,7 +173,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--target", "luck=0.5"), "can't read the target"),
+        (("--target", "luck=0.5"), "unknown target 'luck'"),
         (("--target", "risk=2"), "outside 0 to 1"),
         (("--method", "gut_feeling"), "there is no score 'gut_feeling'; there are"),
         (("--calibrator", "magic"), "'magic' is not one of"),

@@ -105,6 +105,24 @@ async def test_the_seed_fixes_a_sampled_answer_whoever_else_is_served(engine: Lo
     assert other.trace.text != alone.trace.text
 
 
+async def test_what_a_slot_held_before_leaves_no_bit_in_the_answer(engine: LocalEngine) -> None:
+    first = await engine.generate(ask("Name three rivers in Europe and say where they end."))
+    before = (await engine.stats()).prefilled_tokens
+    again = await engine.generate(ask("Name three rivers in Europe and say where they end."))
+    read = (await engine.stats()).prefilled_tokens - before
+    assert read < first.trace.n_prompt  # the beginning was still in a slot
+    assert np.array_equal(again.trace.tokens, first.trace.tokens)
+    assert np.array_equal(again.trace.logprobs, first.trace.logprobs)
+
+
+@pytest.mark.parametrize("n_words", [225, 226, 227, 228, 229, 230])
+async def test_a_prompt_around_the_length_of_a_chunk(engine: LocalEngine, n_words: int) -> None:
+    once = await engine.generate(ask("word " * n_words, max_tokens=2))
+    await engine.generate(ask("word " * (n_words - 1) + "end", max_tokens=2))
+    again = await engine.generate(ask("word " * n_words, max_tokens=2))
+    assert np.array_equal(again.trace.logprobs, once.trace.logprobs)
+
+
 async def test_a_biased_token_is_reported_under_the_models_own_distribution(
     engine: LocalEngine,
 ) -> None:
