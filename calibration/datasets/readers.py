@@ -217,8 +217,9 @@ def _to_row(item: Item) -> dict[str, Any]:
 
 def _without_derived(row: dict[str, Any], item: Item) -> dict[str, Any]:
     """Leave out what `parse_row` makes of the rest by itself."""
-    for name in ("answers", "grader", "max_tokens"):
-        shorter = {key: value for key, value in row.items() if key != name}
+    derived = ("answers", "grader", "max_tokens")
+    for names in (derived, *((name,) for name in derived)):  # mostly all of them can go at once
+        shorter = {key: value for key, value in row.items() if key not in names}
         if parse_row(shorter, dataset=item.dataset) == item:
             row = shorter
     return row

@@ -26,7 +26,7 @@ def shown(
         yield _lines(console, clock)
         return
     columns = (BarColumn(bar_width=30), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True) as bar:
+    with Bar(*columns, console=console, transient=True, refresh_per_second=4) as bar:
         task = bar.add_task("", total=None)
 
         def show(progress: Progress) -> None:

@@ -6,6 +6,7 @@ Where there are none, the made-up rows below stand for them.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from calibration.datasets import read_items, write_items
+from calibration.datasets import Dataset, read_items, write_items
 from calibration.datasets.sampling import spread
 from calibration.grading import grade
 from calibration.items import LETTERS
@@ -80,8 +81,13 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
+@functools.cache
+def read(path: Path) -> Dataset:
+    return read_items(path)
+
+
 def test_every_row_is_read_and_written_back_as_it_was(path: Path, tmp_path: Path) -> None:
-    data = read_items(path)
+    data = read(path)
     rows = rows_of(path)
     assert data.skipped == ()
     assert len(data.items) == len(rows)
@@ -91,7 +97,7 @@ def test_every_row_is_read_and_written_back_as_it_was(path: Path, tmp_path: Path
 
 
 def test_accepted_answers_are_right_and_other_options_wrong(path: Path) -> None:
-    for item in spread(read_items(path).items)[:SAMPLE]:
+    for item in spread(read(path).items)[:SAMPLE]:
         assert grade(item, item.answer), item.id
         if "." not in item.answer:
             assert grade(item, f"The answer is {item.answer}."), item.id

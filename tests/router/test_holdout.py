@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
 
 from calibration.datasets import builtin, read_items
@@ -41,12 +40,11 @@ class TestShow:
 
 
 class TestExport:
-    @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
-    def test_reads_back(self, tmp_path: Path, name: str) -> None:
-        result = run("export", "--out", str(tmp_path / name), "--seed", "4")
+    def test_reads_back(self, tmp_path: Path) -> None:
+        result = run("export", "--out", str(tmp_path / "out.jsonl.gz"), "--seed", "4")
         assert result.exit_code == 0
         assert result.stdout == ""
-        assert read_items(tmp_path / name).items == builtin.generate(4)
+        assert read_items(tmp_path / "out.jsonl.gz").items == builtin.generate(4)
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         result = run("export", "--out", str(tmp_path / "gone" / "out.jsonl"))

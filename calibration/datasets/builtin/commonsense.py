@@ -56,7 +56,7 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("a goalkeeper", "in a stadium"),
     ("thousands of football fans", "in a stadium"),
     ("a polar bear", "in the Arctic"),
-    ("an iceberg", "in the Arctic"),
+    ("reindeer herders on the ice", "in the Arctic"),
     ("a clown", "in a circus"),
     ("an acrobat", "in a circus"),
     ("a gear stick and a handbrake", "in a car"),
@@ -76,7 +76,7 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("a diving board", "at a swimming pool"),
     ("train tracks and a platform", "at a station"),
     ("travellers waiting for a train", "at a station"),
-    ("sailors", "on a ship"),
+    ("a captain and a crew", "on a ship"),
     ("an anchor", "on a ship"),
     ("a captain's cabin", "on a ship"),
     ("tall trees and moss", "in a forest"),
@@ -270,7 +270,7 @@ def _kind(rng: Random) -> Item:
 def _place(rng: Random) -> Item:
     thing, right = pick(rng, PLACES)
     others = tuple(dict.fromkeys(place for _, place in PLACES if place != right))
-    wrong = pick_some(rng, others, pick(rng, (1, 2, 3)))
+    wrong = pick_some(rng, others, pick(rng, (1, 1, 2, 3)))
     return choice(rng, f"Pick the place where you would most likely find {thing}.", right, wrong)
 
 

@@ -287,7 +287,6 @@ NUMBERS: dict[str, int] = {
     "rings are there in the Olympic symbol": 5,
     "hydrogen atoms are there in one molecule of water": 2,
     "protons does a carbon atom have": 6,
-    "sides does a coin have that you can flip it to": 2,
     "dwarfs live with Snow White": 7,
     "musketeers are there in the title of the novel by Alexandre Dumas": 3,
     "seasons does a year have in Europe": 4,

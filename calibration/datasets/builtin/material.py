@@ -52,9 +52,9 @@ MONTHS: tuple[str, ...] = (
 )
 
 KINDS: dict[str, tuple[str, ...]] = {
-    "a fruit": ("apple", "banana", "pear", "grape", "peach", "mango", "cherry", "plum"),
+    "a fruit": ("apple", "banana", "pear", "grape", "mango", "pineapple", "melon", "strawberry"),
     "a vegetable": ("carrot", "cabbage", "onion", "spinach", "broccoli", "lettuce", "leek"),
-    "an animal": ("dog", "horse", "tiger", "rabbit", "elephant", "monkey", "sheep", "camel"),
+    "a mammal": ("dog", "horse", "tiger", "rabbit", "elephant", "monkey", "sheep", "camel"),
     "a bird": ("eagle", "sparrow", "owl", "pigeon", "swan", "robin", "crow"),
     "a tool": ("hammer", "saw", "screwdriver", "drill", "wrench", "pliers", "chisel"),
     "a piece of clothing": ("shirt", "coat", "sweater", "trousers", "skirt", "jacket", "sock"),
@@ -67,7 +67,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "a part of the body": ("elbow", "knee", "shoulder", "ear", "nose", "finger", "ankle"),
     "a country": ("France", "Brazil", "Japan", "Kenya", "Canada", "India", "Norway"),
     "a day of the week": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Sunday"),
-    "a metal": ("iron", "copper", "silver", "aluminium", "lead", "zinc"),
+    "a metal": ("iron", "zinc", "tin", "nickel", "lead", "aluminium"),
     "a drink": ("tea", "coffee", "milk", "juice", "lemonade", "cocoa"),
     "a flower": ("tulip", "daisy", "lily", "daffodil", "orchid", "sunflower"),
 }

@@ -1,0 +1,329 @@
+"""How one query is routed: what is kept, what is escalated, and what is left on a bad day."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calibration.artifact import Calibration
+from calibration.errors import ArtifactMismatch
+from router.answer import Answer, Decision, Need, Query, RemoteChunk, StreamEvent
+from router.binding import binding_of
+from router.engine.messages import (
+    Completion,
+    EngineInfo,
+    EngineStats,
+    EngineTimings,
+    GenerateRequest,
+    Message,
+    Sampler,
+    TextDelta,
+)
+from router.errors import (
+    CapabilityError,
+    EngineBusy,
+    EngineDown,
+    PromptTooLong,
+    TemplateRefused,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
+from router.pipeline import Pipeline, Prices
+from router.remote import Upstream
+from tests.calibration.test_fit import fit, make_records
+from tests.router.fake_upstream import (
+    DONE,
+    USAGE_CHUNK,
+    answer,
+    chunk,
+    completion,
+    event,
+    scripted,
+    streamed,
+)
+from tests.router.samples import engine_info, trace
+
+SURE = trace(("Pa", 0.999), ("ris", 0.999))
+UNSURE = trace(("Lo", 0.02), ("ndon", 0.03))
+BROKEN = trace(("Lo", math.nan), ("ndon", 0.9))
+
+
+class FakeEngine:
+    """Answers with the trace, or raises the error, that it was given."""
+
+    def __init__(self, reply: Any) -> None:
+        self.reply = reply
+        self.asked: list[GenerateRequest] = []
+        self.alive = False
+
+    @property
+    def info(self) -> EngineInfo:
+        return engine_info(Path("tiny.gguf"))
+
+    async def start(self) -> None:
+        self.alive = True
+
+    async def close(self) -> None:
+        self.alive = False
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        self.asked.append(request)
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return Completion(self.reply, EngineTimings(1, 2, 3, 4))
+
+    async def stream(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[TextDelta | Completion, None]:
+        yield await self.generate(request)
+
+    async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        return len(messages)
+
+    async def stats(self) -> EngineStats:
+        return EngineStats(0, 0, 1, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration of what `FakeEngine` says it has loaded."""
+    folder = tmp_path_factory.mktemp("calibration")
+    binding = binding_of(engine_info(Path("tiny.gguf")))
+    made, _ = fit(make_records(400), binding=binding, method="perplexity", calibrator="platt")
+    made.save(folder)
+    return folder
+
+
+@asynccontextmanager
+async def pipeline(
+    reply: Any, folder: Path | None, *steps: Any, retries: int = 0
+) -> AsyncIterator[Pipeline]:
+    """A started pipeline; with `steps`, on an upstream that takes them."""
+    async with scripted(*(steps or (answer({}),))) as server:
+        upstream = Upstream(server.url, "large", retries=retries) if steps else None
+        made = Pipeline(
+            FakeEngine(reply),
+            calibration_folder=str(folder) if folder else "",
+            upstream=upstream,
+            prices=Prices(1.0, 10.0),
+        )
+        await made.start()
+        yield made
+        await made.close()
+
+
+def query(**options: Any) -> Query:
+    messages = (Message("user", "What is the capital of France?"),)
+    body = {"model": "auto", "messages": [{"role": "user", "content": messages[0].content}]}
+    return Query(**{"messages": messages, "body": body, **options})
+
+
+async def events_of(made: Pipeline, asked: Query) -> list[StreamEvent]:
+    return [event async for event in made.stream(asked)]
+
+
+async def test_a_confident_answer_is_kept_and_saves_money(folder: Path) -> None:
+    async with pipeline(SURE, folder, answer(completion())) as made:
+        given = await made.answer(query())
+        assert made.calibration is not None
+        threshold = made.calibration.threshold
+    assert given.text == "Paris"
+    assert (given.decision.route, given.decision.reason) == ("local", "confident")
+    assert given.decision.p_correct is not None
+    assert given.decision.p_correct >= threshold
+    assert not given.decision.degraded
+    assert given.usage_remote is None
+    assert given.cost_usd == 0
+    assert given.saved_usd == pytest.approx((5 * 1.0 + 2 * 10.0) / 1e6)
+    assert set(given.timings_ms) == {"queue", "prefill", "decode", "uq", "remote", "total"}
+
+
+@pytest.mark.parametrize("seen", [UNSURE, BROKEN])
+async def test_an_uncertain_or_unknown_score_escalates(folder: Path, seen: Any) -> None:
+    async with pipeline(seen, folder, answer(completion("Paris, surely"))) as made:
+        given = await made.answer(query())
+    assert given.text == "Paris, surely"
+    assert (given.decision.route, given.decision.reason) == ("remote", "uncertain")
+    assert (given.decision.p_correct is None) == (seen is BROKEN)
+    assert given.remote_body is not None
+    assert given.usage_local is not None
+    assert given.cost_usd == pytest.approx((7 * 1.0 + 3 * 10.0) / 1e6)
+    assert given.timings_ms["remote"] > 0
+
+
+async def test_without_an_upstream_the_local_answer_is_labelled(folder: Path) -> None:
+    async with pipeline(UNSURE, folder) as made:
+        given = await made.answer(query())
+        events = await events_of(made, query())
+    assert given.text == "London"
+    assert (given.decision.route, given.decision.reason) == ("local", "no_upstream")
+    assert given.decision.degraded
+    assert given.saved_usd == 0
+    assert isinstance(events[0], Decision)
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "London"
+    assert isinstance(events[-1], Answer)
+
+
+async def test_with_the_upstream_down_the_local_answer_is_labelled(folder: Path) -> None:
+    async with pipeline(UNSURE, folder, answer({}, 500)) as made:
+        given = await made.answer(query())
+        events = await events_of(made, query())
+        with pytest.raises(UpstreamUnavailable):
+            await made.answer(query(mode="remote"))
+        with pytest.raises(UpstreamUnavailable):
+            await events_of(made, query(mode="remote"))
+    for decision in (given.decision, events[0]):
+        assert isinstance(decision, Decision)
+        assert (decision.route, decision.reason, decision.degraded) == (
+            "local",
+            "upstream_down",
+            True,
+        )
+
+
+async def test_a_request_the_upstream_rejects_is_the_callers_fault(folder: Path) -> None:
+    async with pipeline(UNSURE, folder, answer({"error": {"message": "no"}}, 400)) as made:
+        with pytest.raises(UpstreamRejected):
+            await made.answer(query())
+
+
+async def test_nothing_is_confident_without_a_calibration() -> None:
+    async with pipeline(SURE, None, answer(completion("four"))) as made:
+        given = await made.answer(query())
+        private = await made.answer(query(local_only=True))
+        assert "no calibration ships" in made.warnings[0]
+    assert (given.decision.route, given.decision.reason) == ("remote", "uncalibrated")
+    assert (private.decision.route, private.decision.reason) == ("local", "policy")
+
+
+async def test_a_calibration_of_something_else_is_refused(tmp_path: Path) -> None:
+    binding = binding_of(engine_info(Path("tiny.gguf")))
+    other = fit(make_records(400), binding=binding, method="perplexity")[0]
+    data = other.to_dict()
+    data["binding"]["model_sha256"] = "cd" * 32
+    foreign = Calibration.from_dict({**data, "id": _id_of(data)})
+    foreign.save(tmp_path)
+    engine = FakeEngine(SURE)
+    with pytest.raises(ArtifactMismatch, match="model_sha256"):
+        await Pipeline(engine, calibration_folder=str(tmp_path)).start()
+    assert not engine.alive
+
+
+def _id_of(data: dict[str, Any]) -> str:
+    from calibration.artifact import _content_hash  # noqa: PLC0415
+
+    return _content_hash({name: value for name, value in data.items() if name != "id"})
+
+
+@pytest.mark.parametrize(
+    ("options", "route", "reason", "degraded"),
+    [
+        ({"mode": "local"}, "local", "policy", False),
+        ({"mode": "remote"}, "remote", "policy", False),
+        ({"threshold": 0.0}, "local", "confident", False),
+        ({"threshold": 1.0}, "remote", "uncertain", False),
+        ({"threshold": 1.0, "local_only": True}, "local", "policy", True),
+        ({"max_risk": 1.0}, "local", "confident", False),
+        ({"max_risk": 0.0}, "remote", "uncertain", False),
+        ({"needs": (Need("tools", "tool calls"),)}, "remote", "capability", False),
+    ],
+)
+async def test_policies(
+    folder: Path, options: dict[str, Any], route: str, reason: str, degraded: bool
+) -> None:
+    async with pipeline(SURE, folder, answer(completion())) as made:
+        decision = (await made.answer(query(**options))).decision
+    assert (decision.route, decision.reason, decision.degraded) == (route, reason, degraded)
+
+
+async def test_a_sampler_of_the_callers_own_is_told(folder: Path) -> None:
+    async with pipeline(SURE, folder) as made:
+        greedy = await made.answer(query())
+        warm = await made.answer(query(sampler=Sampler(temperature=0.7)))
+        few = await made.answer(query(estimators=("margin",)))
+    assert greedy.decision.calibrated_sampler
+    assert not warm.decision.calibrated_sampler
+    assert set(few.decision.uncertainty) == {"margin"}
+    assert "perplexity" in greedy.decision.uncertainty
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PromptTooLong(900, 512), "capability"),
+        (TemplateRefused("roles must alternate"), "capability"),
+        (EngineBusy(9, 2.0), "busy"),
+        (EngineDown("gone"), "busy"),
+    ],
+)
+async def test_what_the_engine_can_not_take_goes_remote_or_is_told(
+    folder: Path, error: Exception, reason: str
+) -> None:
+    async with pipeline(error, folder, answer(completion())) as made:
+        given = await made.answer(query())
+        assert (given.decision.route, given.decision.reason) == ("remote", reason)
+        assert given.usage_local is None
+        decided = await made.route(query())
+        assert (decided.text, decided.decision.reason) == ("", reason)
+        with pytest.raises(type(error)):
+            await made.answer(query(local_only=True))
+    async with pipeline(error, folder) as alone:
+        with pytest.raises(type(error)):
+            await alone.answer(query())
+
+
+async def test_a_need_that_nobody_can_meet_is_named(folder: Path) -> None:
+    need = Need("tools", "tool calls")
+    async with pipeline(SURE, folder) as alone:
+        with pytest.raises(CapabilityError, match=r"`tools` asks for tool calls.*no upstream"):
+            await alone.answer(query(needs=(need,)))
+        with pytest.raises(CapabilityError, match="`model` asks for"):
+            await alone.answer(query(mode="remote"))
+    async with pipeline(SURE, folder, answer(completion())) as made:
+        with pytest.raises(CapabilityError, match="local_only"):
+            await made.answer(query(needs=(need,), local_only=True))
+
+
+async def test_a_stream_passes_the_upstreams_chunks_on(folder: Path) -> None:
+    step = streamed(chunk("Pa"), chunk("ris"), chunk(finish="length"), event(USAGE_CHUNK), DONE)
+    async with pipeline(UNSURE, folder, step) as made:
+        first, *rest, last = await events_of(made, query())
+    assert isinstance(first, Decision)
+    assert first.reason == "uncertain"
+    assert len(rest) == 3
+    assert all(isinstance(event, RemoteChunk) for event in rest)
+    assert isinstance(last, Answer)
+    assert (last.text, last.finish_reason) == ("Paris", "length")
+    assert last.usage_remote is not None
+    assert last.usage_remote.completion_tokens == 3
+
+
+async def test_a_stream_cut_after_its_first_chunk_is_an_error_not_an_answer(folder: Path) -> None:
+    async with pipeline(UNSURE, folder, streamed(chunk("Pa"))) as made:
+        parts = made.stream(query())
+        assert isinstance(await anext(parts), Decision)
+        assert isinstance(await anext(parts), RemoteChunk)
+        with pytest.raises(UpstreamUnavailable):
+            await anext(parts)
+
+
+async def test_an_empty_stream_falls_back_on_the_local_answer(folder: Path) -> None:
+    async with pipeline(UNSURE, folder, streamed(DONE)) as made:
+        events = await events_of(made, query())
+        with pytest.raises(UpstreamUnavailable):
+            await events_of(made, query(mode="remote"))
+    assert isinstance(events[0], Decision)
+    assert events[0].reason == "upstream_down"
+
+
+async def test_the_decision_alone_asks_nobody(folder: Path) -> None:
+    async with pipeline(UNSURE, folder, answer(completion())) as made:
+        given = await made.route(query())
+    assert given.decision.route == "remote"
+    assert given.text == "London"
+    assert given.cost_usd == 0
