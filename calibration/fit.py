@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -200,8 +201,8 @@ def fit_calibration(
     holdout : mapping
         How the labelled set was made; JSON values, kept in the artifact.
     method : str
-        An estimator's name, or ``"auto"``: the one whose p_correct has the lowest cross-validated
-        Brier score on the fit part; unknown scores are judged there as if they said the base rate.
+        An estimator's name, or ``"auto"``: the one whose score has the highest AUROC on the fit
+        part, unknown scores ranking last.
     calibrator : str
         ``"isotonic"``, ``"platt"``, or ``"auto"``: `calibration.calibrators.choose_calibrator`.
     seed : int
@@ -421,6 +422,7 @@ def _choose(
     if kind != "auto" and kind not in CALIBRATORS:
         raise FitError(f"unknown calibrator {kind!r}; there are auto, {', '.join(CALIBRATORS)}")
     best: _Choice | None = None
+    best_rank = -math.inf
     losses: dict[str, float] = {}
     refusals: list[str] = []
     for name in scores if method == "auto" else (method,):
@@ -432,11 +434,17 @@ def _choose(
             continue
         p = choice.p_out_of_fold
         losses[name] = brier(np.where(np.isnan(p), right[in_fit].mean(), p), right[in_fit])
-        if best is None or losses[name] < losses[best.method]:
-            best = choice
+        rank = _ranking(scores[name][in_fit], right[in_fit])
+        if rank > best_rank:
+            best, best_rank = choice, rank
     if best is None:
         raise FitError("nothing could be fitted. " + ". ".join(refusals))
     return best, losses
+
+
+def _ranking(u: FloatArray, right: BoolArray) -> float:
+    """AUROC of a score; an unknown one ranks last, as it does when the router decides."""
+    return auroc(np.where(np.isnan(u), np.nanmax(u) + 1.0, u), right)
 
 
 def _fit_one(

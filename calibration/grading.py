@@ -34,7 +34,9 @@ __all__ = ["extract_choice", "extract_number", "grade", "normalise_text"]
 
 _POLAR = {"yes": "yes", "yeah": "yes", "yep": "yes", "no": "no", "nope": "no"}
 _OPPOSITE = {"true": "false", "false": "true"}
-_COPULAS = frozenset({"is", "was", "are", "were", "be", "its", "thats"})
+_COPULAS = frozenset({"is", "was", "are", "were", "be"})
+_CONTRACTED = frozenset({"its", "thats"})  # "its" only where it begins a sentence: "It's X"
+_ALTERNATIVES = frozenset({"or", "and", "than"})
 
 # Words so common that finding one in an answer says nothing: they count only as the whole answer,
 # as the answer stated, or in quotation marks.
@@ -72,9 +74,9 @@ def _says(text: str, accepted: Sequence[str], question: str) -> bool:
     word borders, as an assertion. If the text says "the answer is ...", only that statement is
     searched. A mention is no assertion when it is negated, joined by "or" to something not
     accepted, given as an example ("such as ..."), or in a question. An answer that is a single
-    character or a word like "of" must be stated or quoted. An answer that the question itself
-    offers ("a mouse or an elephant?") must begin a sentence or follow "is". Yes and no are read
-    from the first word, or from "the answer is".
+    character or a word like "of" must be stated or quoted. An answer that stands in the question
+    must follow "is"; if the question offers alternatives ("a mouse or an elephant?"), it may also
+    begin a sentence. Yes and no are read from the first word, or from "the answer is".
 
     Known limits: an answer inside a longer name counts ("New York" in "New York Times"), and so
     does one of several in a list ("red, white and blue"); paraphrases don't.
@@ -132,7 +134,8 @@ def _asserts(
         return words if keep_articles else without_articles(words)
 
     words = words_in(text)
-    offered = words_in((re.findall(r"[^.!?\n]*\?", question) or [question])[-1])
+    asked = words_in((re.findall(r"[^.!?\n]*\?", question) or [question])[-1])
+    has_alternatives = any(word.text in _ALTERNATIVES for word in asked)
     places: list[tuple[Occurrence, bool]] = []
     for answer in accepted:
         phrase = words_in(answer)
@@ -140,12 +143,13 @@ def _asserts(
             if _is_set_apart(text, answer):
                 return True
             continue
-        is_offered = next(find_phrase(offered, phrase), None) is not None
-        places += [(place, is_offered) for place in find_phrase(words, phrase)]
+        is_echo = next(find_phrase(asked, phrase), None) is not None
+        places += [(place, is_echo) for place in find_phrase(words, phrase)]
     found = [place for place, _ in places]
     return any(
-        _is_assertion(words, place, found) and (not is_offered or _is_chosen(words, place))
-        for place, is_offered in places
+        _is_assertion(words, place, found)
+        and (not is_echo or _is_chosen(words, place, may_begin=has_alternatives))
+        for place, is_echo in places
     )
 
 
@@ -177,10 +181,17 @@ def _is_assertion(words: Sequence[Word], place: Occurrence, places: Sequence[Occ
     return True
 
 
-def _is_chosen(words: Sequence[Word], place: Occurrence) -> bool:
-    """Whether the phrase opens a sentence or follows "is": how one of two offered is picked."""
+def _is_chosen(words: Sequence[Word], place: Occurrence, *, may_begin: bool) -> bool:
+    """Whether a phrase of the question's own is the answer here, and no mere echo.
+
+    It is when it is the whole sentence, follows "is", or, with `may_begin`, begins a sentence.
+    """
     before = _before_articles(words, place.start)
-    return _begins_sentence(words, before + 1) or words[before].text in _COPULAS
+    if _begins_sentence(words, before + 1):
+        is_whole = place.end == len(words) or _begins_sentence(words, place.end)
+        return may_begin or is_whole
+    word = words[before].text
+    return word in _COPULAS or (word in _CONTRACTED and _begins_sentence(words, before))
 
 
 def _before_articles(words: Sequence[Word], position: int) -> int:

@@ -141,6 +141,23 @@ class TestText:
         offered = item("elephant", question="Which is bigger, an elephant or a mouse?")
         assert grade(offered, text) is right
 
+    @pytest.mark.parametrize(
+        ("text", "right"),
+        [
+            ("Tonga", True),
+            ("It's Tonga.", True),
+            ("The Friendly Islands", True),
+            ("I know. The Friendly Islands. Nice place.", True),
+            ("The Friendly Islands are a group of islands.", False),
+            ("They are known as the Friendly Islands.", False),
+            ("Its Friendly Islands are many.", True),  # "its" and "it's" look the same
+            ("Who knows its Friendly Islands", False),
+        ],
+    )
+    def test_an_alias_that_the_question_uses_is_an_echo(self, text: str, right: bool) -> None:
+        echoed = item("Tonga", "Friendly Islands", question="Which are the Friendly Islands?")
+        assert grade(echoed, text) is right
+
     def test_what_stands_before_the_question_is_not_offered(self) -> None:
         question = "Tom has a red ball. Jane has a blue ball. What colour is Jane's ball?"
         assert grade(item("blue", question=question), "Jane has a blue ball.")
