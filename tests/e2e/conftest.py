@@ -91,7 +91,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A second instance of the service; the first one asks its local model."""
-    gateway = Gateway({"context": "1024"}, tmp_path_factory.mktemp("upstream") / "log")
+    gateway = Gateway({"context": "2048"}, tmp_path_factory.mktemp("upstream") / "log")
     gateway.start()
     yield gateway
     if gateway.process is not None and gateway.process.poll() is None:

@@ -12,7 +12,7 @@ from calibration.datasets import builtin
 from tests.e2e.conftest import Gateway
 
 # Questions of another seed than the one the shipped calibration was made with.
-ITEMS = builtin.generate(seed=1)[::60]
+ITEMS = builtin.generate(seed=1)[::100]
 
 
 @pytest.fixture(scope="module")

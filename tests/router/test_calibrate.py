@@ -32,9 +32,9 @@ N = 60
 
 
 def questions() -> list[dict[str, Any]]:
-    """Questions to which the model's answer is "blue", or anything but "red"."""
+    """Questions of which every second is answered right by "blue"."""
     return [
-        {"id": f"q{i}", "question": f"Say blue {i}.", "answer": ("blue", "red")[i % 2]}
+        {"id": f"q{i}", "question": f"Name colour {i}.", "answer": ("blue", "red")[i % 2]}
         | {"max_tokens": 4}
         for i in range(N)
     ]
