@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import openai
 import pytest
@@ -16,13 +17,15 @@ ITEMS = builtin.generate(seed=1)[::100]
 
 
 @pytest.fixture(scope="module")
-def client(gateway: Gateway) -> RouterClient:
-    return RouterClient(gateway.url, timeout=120)
+def client(gateway: Gateway) -> Iterator[RouterClient]:
+    with RouterClient(gateway.url, timeout=120) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def theirs(gateway: Gateway) -> openai.OpenAI:
-    return openai.OpenAI(base_url=gateway.url + "/v1", api_key="none", max_retries=0)
+def theirs(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=gateway.url + "/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def test_easy_questions_are_kept_and_hard_ones_escalated(client: RouterClient) -> None:
