@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         description="Layers to offload to a GPU; auto offloads all where the build can",
     )
     context: int = Field(
-        default=4096,
+        default=2048,
         ge=64,
         le=1_048_576,
         description="Tokens one request may use, prompt and answer",

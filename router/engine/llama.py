@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Read by OpenMP when llama.cpp's libraries are loaded. Threads that spin while they wait for each
-# other stop making progress as soon as another program wants a core (docs/performance.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Read by GNU OpenMP when llama.cpp's libraries are loaded: how long a thread spins while it waits for
+# the others before it sleeps. Its own default all but stops as soon as another program wants a core,
+# not spinning at all costs most of the speed on a quiet machine (docs/performance.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from llama_cpp import _ggml
 from llama_cpp import llama_cpp as lib
