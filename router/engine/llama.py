@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Read by GNU OpenMP when llama.cpp's libraries are loaded: how long a thread spins while it waits for
-# the others before it sleeps. Its own default all but stops as soon as another program wants a core,
-# not spinning at all costs most of the speed on a quiet machine (docs/performance.md).
+# Read by GNU OpenMP when llama.cpp's libraries are loaded: how long a thread spins while it waits
+# for the others, before it sleeps. With OpenMP's own default it all but stops as soon as another
+# program wants a core; without spinning it is slow on a quiet machine (docs/performance.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from llama_cpp import _ggml
