@@ -147,7 +147,7 @@ class _Child:
         self.gone = asyncio.Event()
         self._writer = writer
         self._numbers = itertools.count(1)
-        self._replies: dict[int, asyncio.Queue[wire.Down | wire.Up]] = {}
+        self._replies: dict[int, asyncio.Queue[wire.Up]] = {}
         self._pump = asyncio.create_task(self._deliver(reader))
 
     @classmethod
@@ -191,7 +191,7 @@ class _Child:
                 reply = await replies.get()
                 if isinstance(reply, RouterError):
                     raise reply
-                yield reply  # type: ignore[misc]  # the child sends `Up` only
+                yield reply
         finally:
             del self._replies[number]
             if not self.gone.is_set():
@@ -209,7 +209,8 @@ class _Child:
 
     async def _deliver(self, reader: asyncio.StreamReader) -> None:
         while (envelope := await wire.read(reader)) is not None:
-            if queue := self._replies.get(envelope.id):
+            queue = self._replies.get(envelope.id)
+            if queue is not None and isinstance(envelope.body, wire.Up):
                 queue.put_nowait(envelope.body)
         self.gone.set()
         for queue in self._replies.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ from router.errors import EngineBusy, EngineDown, ModelError, PromptTooLong
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-def ask(question: str, **options: object) -> GenerateRequest:
+def ask(question: str, **options: Any) -> GenerateRequest:
     request = GenerateRequest((Message("user", question),), max_tokens=16)
-    return dataclasses.replace(request, **options)  # type: ignore[arg-type]
+    return dataclasses.replace(request, **options)
 
 
 STORY = "Write a long story about a lighthouse."
