@@ -33,6 +33,7 @@ class EvaluatedRow:
     scores : estimator -> uncertainty, higher = less sure, NaN = unknown.
     llm : recorded outcomes of other models on the same question: name -> was it right.
     record : the answer with its trace, for estimators that are trained on it; None when unknown.
+    n_choices : how many options the question has; 0 for one with a free answer.
     """
 
     dataset: str
@@ -40,6 +41,7 @@ class EvaluatedRow:
     scores: Mapping[str, float]
     llm: Mapping[str, bool] = field(default_factory=dict)
     record: Record | None = None
+    n_choices: int = 0
 
 
 Trainer = Callable[[Sequence[EvaluatedRow]], Callable[[EvaluatedRow], float]]
@@ -52,20 +54,23 @@ def rows_of_records(
 ) -> list[EvaluatedRow]:
     """Score each record with the registered estimators called `methods`.
 
-    What large models are recorded to have done with a question is taken from its item; a record
-    whose item is not among `items` has no such outcomes.
+    What large models are recorded to have done with a question, and how many options it has, is
+    taken from its item; a record whose item is not among `items` has no such outcomes, and counts
+    as one with a free answer.
     """
-    outcomes: dict[Key, Mapping[str, bool]] = {(i.dataset, i.id): i.llm for i in items}
-    return [
-        EvaluatedRow(
-            dataset=record.dataset,
-            correct=record.correct,
-            scores=score_all(record.trace, methods),
-            llm=outcomes.get(record.key, {}),
-            record=record,
-        )
-        for record in records
-    ]
+    asked: dict[Key, Item] = {(item.dataset, item.id): item for item in items}
+    return [_row_of_record(record, asked.get(record.key), methods) for record in records]
+
+
+def _row_of_record(record: Record, item: Item | None, methods: Sequence[str]) -> EvaluatedRow:
+    return EvaluatedRow(
+        dataset=record.dataset,
+        correct=record.correct,
+        scores=score_all(record.trace, methods),
+        llm={} if item is None else item.llm,
+        record=record,
+        n_choices=0 if item is None else len(item.choices or ()),
+    )
 
 
 def recorded_rows(items: Sequence[Item], slm: str) -> list[EvaluatedRow]:
@@ -95,6 +100,7 @@ def recorded_rows(items: Sequence[Item], slm: str) -> list[EvaluatedRow]:
             correct=item.llm[name],
             scores={RECORDED: 1.0 - item.conf.get(name, math.nan)},
             llm={other: right for other, right in item.llm.items() if other != name},
+            n_choices=len(item.choices or ()),
         )
         for item in items
         if name in item.llm
