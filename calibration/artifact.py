@@ -416,9 +416,13 @@ class Calibration:
 
         Probes go into ``probe.safetensors`` beside it. Each file is replaced in one step: a reader
         sees the old one or the new one, never half, and refuses two that don't belong together.
+        Another calibration that was in `folder` is kept; see `calibration.versions`.
         """
+        from calibration.versions import keep  # noqa: PLC0415 - it reads calibrations itself
+
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
+        keep(path.parent, self)
         if self.learned.probes:
             save_probes(path.with_name(PROBE_FILE_NAME), self.learned.probes)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)

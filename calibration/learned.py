@@ -88,7 +88,8 @@ def _read(data: Any, info: ValidationInfo) -> Learned:
     if sorted(probes) != data["probes"] or probes_digest(probes) != data["probes_digest"]:
         raise ValueError(
             f"its probes ({', '.join(data['probes']) or 'none'}) are not those in the file beside "
-            f"it ({', '.join(sorted(probes)) or 'none'}); copy both files together"
+            f"it ({', '.join(sorted(probes)) or 'none'}); copy both files together, or go back to "
+            "the calibration before with `router calibration rollback`"
         )
     try:
         stacks = {str(name): Stack.from_dict(stack) for name, stack in data["stacks"].items()}

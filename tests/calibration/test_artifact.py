@@ -138,7 +138,7 @@ class TestOnDisk:
         other = replace(CALIBRATION, seed=7)
         other.save(tmp_path)
         assert Calibration.load(tmp_path).id == other.id
-        assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.json", "previous"]
 
     def test_a_failed_save_leaves_nothing_behind(self, tmp_path: Path) -> None:
         (tmp_path / "calibration.json").mkdir()
@@ -211,7 +211,7 @@ class TestProbes:
     ) -> None:
         fitted_on_states()[0].save(tmp_path)
         CALIBRATION.save(tmp_path)
-        assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.json", "previous"]
         assert Calibration.load(tmp_path).id == CALIBRATION.id
 
     def test_another_probe_is_another_calibration(self) -> None:
