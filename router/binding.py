@@ -41,7 +41,7 @@ def load_calibration(folder: str, info: EngineInfo) -> tuple[Calibration | None,
         raise ArtifactMismatch(
             (
                 f"hidden states of layers {unread} are needed, but the engine reads those of "
-                f"{list(info.hidden_layers)}",
+                f"{list(info.hidden_layers)}, which only a restart could change",
             )
         )
     return calibration, calibration.check(binding_of(info))

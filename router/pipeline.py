@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import logging
@@ -41,6 +42,7 @@ from router.errors import (
     UpstreamUnavailable,
 )
 from router.judge import Judge, degraded
+from router.reload import Reloaded, reloaded
 from router.remote import RemoteAnswer, Upstream, is_usage_chunk, usage_of
 from router.signals import gather
 from uq import Trace
@@ -95,6 +97,7 @@ class Pipeline:
         self._judge = Judge(None)
         self._calibration_folder = calibration_folder
         self._prices = prices
+        self._reloading = asyncio.Lock()
 
     async def start(self) -> None:
         """Start the engine and load the calibration.
@@ -111,6 +114,22 @@ class Pipeline:
         except BaseException:
             await self.close()
             raise
+
+    async def reload(self, folder: str | None = None) -> Reloaded:
+        """Take the calibration in use from its folder again, or this once from another `folder`.
+
+        Queries under way finish by the calibration they began with. Raises ArtifactError when the
+        folder is unusable or belongs to something else; the one in use stays then.
+        """
+        if folder is None:
+            folder = self._calibration_folder
+        async with self._reloading:
+            fresh, warnings = await asyncio.to_thread(load_calibration, folder, self.engine.info)
+            told = reloaded(self.calibration, fresh, warnings)
+            if told.changed:
+                self.calibration, self._judge = fresh, Judge(fresh)
+            self.warnings = warnings
+            return told
 
     async def close(self) -> None:
         """Stop the engine and release the upstream's connections."""
@@ -130,8 +149,8 @@ class Pipeline:
         UpstreamUnavailable, UpstreamRejected
             The upstream failed, and there is no local answer to fall back on.
         """
-        clock = _Clock()
-        attempt = await self._attempt(query)
+        clock, judge = _Clock(), self._judge
+        attempt = await self._attempt(query, judge)
         if attempt.wanted.route == "local":
             return self._local(attempt, attempt.wanted, clock)
         upstream = self._upstream_for(query, attempt)
@@ -141,7 +160,7 @@ class Pipeline:
             with clock.remote():
                 remote = await upstream.chat(query.body)
         except UpstreamUnavailable as error:
-            attempt = await self._instead(query, attempt, error)
+            attempt = await self._instead(query, judge, attempt, error)
             return self._local(attempt, degraded(attempt.wanted, "upstream_down"), clock)
         return self._remote(attempt, remote, clock)
 
@@ -151,7 +170,8 @@ class Pipeline:
         Raises as `answer` does when there is no upstream.
         """
         clock = _Clock()
-        attempt = await self._attempt(dataclasses.replace(query, mode="auto"), may_exit=False)
+        asked = dataclasses.replace(query, mode="auto")
+        attempt = await self._attempt(asked, self._judge, may_exit=False)
         if attempt.completion is not None:
             return self._local(attempt, attempt.wanted, clock)
         if self._upstream_for(query, attempt) is None:
@@ -173,8 +193,8 @@ class Pipeline:
         The Decision comes once the route is final: with the upstream's first chunk, or the finished
         local answer. Raises as `answer`; UpstreamUnavailable after chunks means the answer was cut.
         """
-        clock = _Clock()
-        attempt = await self._attempt(query)
+        clock, judge = _Clock(), self._judge
+        attempt = await self._attempt(query, judge)
         upstream = None
         decision = attempt.wanted
         if decision.route == "remote":
@@ -187,7 +207,7 @@ class Pipeline:
                     with clock.remote():
                         first = await _first_chunk(chunks)
                 except UpstreamUnavailable as error:
-                    attempt = await self._instead(query, attempt, error)
+                    attempt = await self._instead(query, judge, attempt, error)
                     decision = degraded(attempt.wanted, "upstream_down")
                 else:
                     async for event in self._pass_on(attempt, first, chunks, clock):
@@ -198,63 +218,65 @@ class Pipeline:
             yield TextDelta(piece)
         yield self._local(attempt, decision, clock)
 
-    async def _attempt(self, query: Query, *, may_exit: bool = True) -> _Attempt:
+    async def _attempt(self, query: Query, judge: Judge, *, may_exit: bool = True) -> _Attempt:
         """What the device can do for `query`, and where policy and scores send it."""
         if query.mode == "remote":
-            return _Attempt(self._judge.escalate("policy"))
+            return _Attempt(judge.escalate("policy"))
         if query.needs:
-            return _Attempt(self._judge.escalate("capability"))
-        exits = self._judge.exits(query) if may_exit and self._may_leave(query) else None
-        request = self._request(query, exits)
+            return _Attempt(judge.escalate("capability"))
+        exits = judge.exits(query) if may_exit and self._may_leave(query) else None
+        request = self._request(query, judge, exits)
         try:
             completion = await self.engine.generate(request)
         except (PromptTooLong, TemplateRefused) as error:
-            return _Attempt(self._judge.escalate("capability"), error=error)
+            return _Attempt(judge.escalate("capability"), error=error)
         except EngineError as error:  # down, or it failed on this very batch: it can't take it now
-            return _Attempt(self._judge.escalate("busy"), error=error)
-        given_up = self._judge.given_up(completion.trace)
+            return _Attempt(judge.escalate("busy"), error=error)
+        given_up = judge.given_up(completion.trace)
         if given_up is not None:
             return _Attempt(given_up, completion)
         began = time.perf_counter()
-        trace = await self._look_closer(query, request, completion.trace)
+        trace = await self._look_closer(query, judge, request, completion.trace)
         uq_ms = completion.timings.uq + (time.perf_counter() - began) * 1e3
         completion = dataclasses.replace(
             completion, trace=trace, timings=dataclasses.replace(completion.timings, uq=uq_ms)
         )
-        return _Attempt(self._judge.decide(query, trace), completion)
+        return _Attempt(judge.decide(query, trace), completion)
 
-    def _request(self, query: Query, exits: Exits | None) -> GenerateRequest:
+    def _request(self, query: Query, judge: Judge, exits: Exits | None) -> GenerateRequest:
         return GenerateRequest(
             messages=query.messages,
             sampler=query.sampler,
             max_tokens=query.max_tokens,
             stop=query.stop,
             top_logprobs=query.top_logprobs,
-            hidden="hidden" in self._judge.signals(query),
+            hidden="hidden" in judge.signals(query),
             exits=exits,
         )
 
-    async def _look_closer(self, query: Query, request: GenerateRequest, trace: Trace) -> Trace:
+    async def _look_closer(
+        self, query: Query, judge: Judge, request: GenerateRequest, trace: Trace
+    ) -> Trace:
         """Gather what the decision needs besides the answer; what fails stays unknown."""
         try:
-            wanted = self._judge.signals(query)
+            wanted = judge.signals(query)
             trace = await gather(self.engine, request, trace, wanted, seed=_SEED)
-            closer = self._judge.closer_signals(query, trace)
+            closer = judge.closer_signals(query, trace)
             return await gather(self.engine, request, trace, closer, seed=_SEED)
         except EngineError as error:
             log.warning("an answer's uncertainty could not be gathered: %s", error)
             return trace
 
     async def _instead(
-        self, query: Query, attempt: _Attempt, error: UpstreamUnavailable
+        self, query: Query, judge: Judge, attempt: _Attempt, error: UpstreamUnavailable
     ) -> _Attempt:
         """The attempt whose local answer stands in for the upstream's, which failed with `error`.
 
         An answer that was given up is made whole. Raises `error` when there is no local answer.
         """
         seen = attempt.completion
-        if seen is not None and self._judge.given_up(seen.trace) is not None:
-            attempt = await self._attempt(query, may_exit=False)
+        if seen is not None and judge.given_up(seen.trace) is not None:
+            attempt = await self._attempt(query, judge, may_exit=False)
         if attempt.completion is None:
             raise error
         return attempt
