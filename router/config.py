@@ -108,6 +108,25 @@ class Settings(BaseSettings):
         default="",
         description="Calibration folder; empty takes the shipped one when it fits the model",
     )
+    ledger: str = Field(
+        default="",
+        description="File of decisions and labels, redis, or off; empty: in the user's data folder",
+    )
+    ledger_days: int = Field(
+        default=30, ge=1, le=3650, description="Days after which a decision and its label go"
+    )
+    audit_rate: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the kept answers that the upstream is asked about too, at random",
+    )
+    audit_per_day: int = Field(
+        default=200,
+        ge=0,
+        description="Audits a day (UTC) at most, all gateways of one ledger together",
+    )
     threads: int = Field(
         default=0,
         ge=0,

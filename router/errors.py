@@ -11,6 +11,7 @@ RouterError
 ├── UpstreamError            the remote LLM could not answer
 │   ├── UpstreamUnavailable  refused, timed out, reset, or kept answering 429/5xx
 │   └── UpstreamRejected     the upstream judged the request itself to be wrong (4xx)
+├── LedgerError              decisions and labels can't be kept, or not be read
 └── CapabilityError          the request needs what the local model lacks, and there is no upstream
 
 Errors about data, grading and calibration artifacts are in `calibration.errors`.
@@ -100,6 +101,10 @@ class UpstreamRejected(UpstreamError):
         super().__init__(f"the upstream rejected the request with status {status}: {body}")
         self.status = status
         self.body = body
+
+
+class LedgerError(RouterError):
+    """Decisions, labels and shared states can't be kept now, or not be read."""
 
 
 class CapabilityError(RouterError):

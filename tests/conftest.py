@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +24,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("ROUTER_") and name != "ROUTER_SHARED_DATA":
             monkeypatch.delenv(name)
     monkeypatch.delenv("UPSTREAM_API_KEY", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_in_the_home_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For the whole session, since gateways are also started by fixtures of a wider scope."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(scope="session")
