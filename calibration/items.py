@@ -1,9 +1,9 @@
-"""One labelled question."""
+"""One question, with its answer or still without."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -74,9 +74,37 @@ class Item:
 
     def prompt(self) -> str:
         """The user message that asks this item: context, question, lettered options."""
-        parts = [self.context] if self.context else []
-        parts.append(self.question)
-        if self.choices is not None:
-            parts.append("\n".join(f"{LETTERS[i]}. {c}" for i, c in enumerate(self.choices)))
-            parts.append("Answer with the letter of the right option.")
-        return "\n\n".join(parts)
+        return _prompt(self.context, self.question, self.choices)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What an `Item` asks, while nobody has said what the right answer is.
+
+    The attributes are an item's, and so is the prompt.
+    `calibration.datasets.with_answer` makes an item of it.
+    """
+
+    id: str
+    dataset: str
+    question: str
+    domain: str = ""
+    choices: tuple[str, ...] | None = None
+    context: str | None = None
+    split: str = ""
+    family: str | None = None
+    max_tokens: int = 256
+    subject: str = ""
+
+    def prompt(self) -> str:
+        """The user message that asks it: context, question, lettered options."""
+        return _prompt(self.context, self.question, self.choices)
+
+
+def _prompt(context: str | None, question: str, choices: Sequence[str] | None) -> str:
+    parts = [context] if context else []
+    parts.append(question)
+    if choices is not None:
+        parts.append("\n".join(f"{LETTERS[i]}. {c}" for i, c in enumerate(choices)))
+        parts.append("Answer with the letter of the right option.")
+    return "\n\n".join(parts)

@@ -17,6 +17,8 @@ llm, conf  other models' outcomes: {name: was it right}, {name: its confidence, 
 ========== ========================================================================================
 
 Other keys are ignored, unless they look like one of these misspelt or under another name.
+
+`read_questions` reads rows without answers, such as logged traffic.
 """
 
 from __future__ import annotations
@@ -25,16 +27,33 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from calibration.datasets.rows import MAX_TOKENS, RowError, parse_row
+from calibration.datasets.rows import (
+    MAX_TOKENS,
+    RowError,
+    parse_question,
+    parse_row,
+    with_answer,
+)
 from calibration.errors import DataError
-from calibration.items import Item
+from calibration.items import Item, Question
 
-__all__ = ["MAX_TOKENS", "Dataset", "read_items", "write_items"]
+__all__ = [
+    "MAX_TOKENS",
+    "Dataset",
+    "Questions",
+    "read_items",
+    "read_questions",
+    "with_answer",
+    "write_items",
+]
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+T = TypeVar("T", Item, Question)
 
 _SHOWN = 20
 """How many bad rows an error lists; it counts the others."""
@@ -51,9 +70,19 @@ class Dataset:
     skipped: tuple[str, ...] = ()
 
 
-def read_items(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, skip_bad: bool = False
-) -> Dataset:
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What was read: each question once, and a message for each skipped row.
+
+    `repeated` counts the rows that ask what an earlier one asks, in the same words.
+    """
+
+    questions: tuple[Question, ...]
+    skipped: tuple[str, ...] = ()
+    repeated: int = 0
+
+
+def read_items(paths: Paths, *, skip_bad: bool = False) -> Dataset:
     """Read one or several JSON Lines files; see the module for the rows.
 
     Parameters
@@ -67,29 +96,71 @@ def read_items(
         A file can't be read, or nothing usable is in any of them; or, without `skip_bad`, rows are
         bad. The message names each (the first 20) by file, line and field.
     """
+    places: dict[tuple[str, str], str] = {}
+
+    def parse(row: dict[str, Any], dataset: str, place: str) -> Item:
+        item = parse_row(row, dataset=dataset)
+        _claim_id(item, place, places, given=bool(row.get("id")))
+        return item
+
+    items, bad = _read(paths, parse, skip_bad=skip_bad)
+    return Dataset(tuple(items), tuple(bad))
+
+
+def read_questions(paths: Paths, *, skip_bad: bool = False) -> Questions:
+    """Read what is asked in one or several JSON Lines files; answers in them are not read.
+
+    The rows are those of the module, or have the question under ``prompt``, or as the only message,
+    the user's, of OpenAI's ``messages``. A question in the same words (context and options
+    included) counts once, with the first row's id, whatever data set the others are of.
+
+    Parameters
+    ----------
+    paths : a file, or several. A given id must stand for one question of its data set.
+    skip_bad : leave bad rows out and tell of them in `Questions.skipped`.
+
+    Raises
+    ------
+    DataError
+        As `read_items`.
+    """
+    places: dict[tuple[str, str], str] = {}
+    first: dict[str, Question] = {}
+
+    def parse(row: dict[str, Any], dataset: str, place: str) -> Question:
+        question = parse_question(row, dataset=dataset)
+        if question.prompt() in first:
+            return first[question.prompt()]
+        _claim_id(question, place, places, given=bool(row.get("id")))
+        first[question.prompt()] = question
+        return question
+
+    questions, bad = _read(paths, parse, skip_bad=skip_bad)
+    return Questions(tuple(first.values()), tuple(bad), repeated=len(questions) - len(first))
+
+
+def _read(
+    paths: Paths, parse: Callable[[dict[str, Any], str, str], T], *, skip_bad: bool
+) -> tuple[list[T], list[str]]:
+    """What `parse` makes of each row, its data set and place; and what is wrong with the bad."""
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not files:
         raise DataError("no data file was given")
-    items: list[Item] = []
+    found: list[T] = []
     bad: list[str] = []
-    places: dict[tuple[str, str], str] = {}
     for path in map(Path, files):
         for number, line in _lines(path):
             place = f"{path}, line {number}"
             try:
-                row = _read_line(line)
-                item = parse_row(row, dataset=_dataset_name(path))
-                _claim_id(item, place, places, given=bool(row.get("id")))
+                found.append(parse(_read_line(line), _dataset_name(path), place))
             except RowError as error:
                 bad.append(f"{place}: {error}")
-                continue
-            items.append(item)
     if bad and not skip_bad:
-        raise DataError(_bad_rows(bad, len(bad) + len(items)))
-    if not items:
+        raise DataError(_bad_rows(bad, len(bad) + len(found)))
+    if not found:
         names = ", ".join(map(str, files))
         raise DataError(_bad_rows(bad, len(bad)) if bad else f"{names}: there are no rows")
-    return Dataset(tuple(items), tuple(bad))
+    return found, bad
 
 
 def write_items(items: Sequence[Item], path: str | os.PathLike[str]) -> None:
@@ -168,7 +239,9 @@ def _dataset_name(path: Path) -> str:
     return name.removesuffix(".jsonl").removesuffix(".json") or name
 
 
-def _claim_id(item: Item, place: str, places: dict[tuple[str, str], str], *, given: bool) -> None:
+def _claim_id(
+    item: Item | Question, place: str, places: dict[tuple[str, str], str], *, given: bool
+) -> None:
     first = places.setdefault((item.dataset, item.id), place)
     if first == place:
         return

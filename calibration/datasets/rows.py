@@ -1,7 +1,8 @@
-"""One row of a data file -> an `Item`, or all that is wrong with it."""
+"""One row of a data file -> an `Item` or a `Question`, or all that is wrong with it."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -9,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from calibration.items import GRADERS, LETTERS, GraderName, Item
+from calibration.items import GRADERS, LETTERS, GraderName, Item, Question
 from calibration.numerals import parse_numeral
 
 MAX_TOKENS: Mapping[GraderName, int] = {"choice": 32, "number": 256, "text": 48}
@@ -17,6 +18,7 @@ MAX_TOKENS: Mapping[GraderName, int] = {"choice": 32, "number": 256, "text": 48}
 
 # The keys that decide what is asked and what is right: overlooking one would change the data set.
 _ESSENTIAL = ("question", "answer", "answers", "choices", "context", "grader", "max_tokens")
+_ASKED = ("question", "choices", "context", "max_tokens")  # what counts where no answer is read
 _OTHER_NAMES = {
     "prompt": "question",
     "query": "question",
@@ -53,11 +55,43 @@ def parse_row(row: Mapping[str, Any], *, dataset: str) -> Item:
     return _Row(row).item(dataset)
 
 
+def parse_question(row: Mapping[str, Any], *, dataset: str) -> Question:
+    """Return what `row` asks. An answer in it is not read.
+
+    The question may also be under ``prompt``, or be the only message, the user's, in ``messages``.
+
+    Raises
+    ------
+    RowError
+        As `parse_row`; and for messages that are more than one question in words.
+    """
+    return _Row(_with_question(row), _ASKED).question(dataset)
+
+
+def with_answer(question: Question, answer: str) -> Item:
+    """Return `question` as an item whose accepted answer is `answer`, graded as it looks.
+
+    For a multiple-choice question the answer is an option's letter or text.
+
+    Raises
+    ------
+    ValueError
+        The answer is empty, or no option.
+    """
+    row = {field.name: getattr(question, field.name) for field in dataclasses.fields(question)}
+    row["choices"] = None if question.choices is None else list(question.choices)
+    try:
+        return parse_row(row | {"answer": answer}, dataset=question.dataset)
+    except RowError as error:
+        raise ValueError(f"question {question.id!r}: {error}") from None
+
+
 class _Row:
     """Reads fields and gathers problems, so that one run shows them all."""
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: Mapping[str, Any], essential: Sequence[str] = _ESSENTIAL) -> None:
         self._row = row
+        self._essential = essential
         self._problems: list[str] = []
 
     def item(self, dataset: str) -> Item:
@@ -69,18 +103,12 @@ class _Row:
         if choices is not None and answer:
             answer = self._letter(answer, choices)
         grader = self._grader(choices, (answer, *answers))
-        fields: dict[str, Any] = {
-            "id": self._id() or content_id(self._row),
-            "dataset": self._text("dataset") or dataset,
-            "context": self._text("context") or None,
-            "family": self._text("family") or None,
-            "max_tokens": self._max_tokens(grader),
+        fields = self._origin(dataset) | {
+            "max_tokens": self._max_tokens(MAX_TOKENS[grader]),
             "llm": self._outcomes("llm", "true or false", lambda value: isinstance(value, bool)),
             "conf": self._outcomes("conf", "a number from 0 to 1", _is_share),
         }
-        fields |= {name: self._text(name) for name in ("domain", "split", "subject")}
-        if self._problems:
-            raise RowError(self._problems)
+        self._stop_if_bad()
         return Item(
             question=question,
             answer=answer,
@@ -90,14 +118,36 @@ class _Row:
             **fields,
         )
 
+    def question(self, dataset: str) -> Question:
+        self._check_keys()
+        question = self._required_text("question")
+        choices = self._choices()
+        room = MAX_TOKENS["number" if choices is None else "choice"]
+        fields = self._origin(dataset) | {"max_tokens": self._max_tokens(room)}
+        self._stop_if_bad()
+        return Question(question=question, choices=choices, **fields)
+
+    def _origin(self, dataset: str) -> dict[str, Any]:
+        return {
+            "id": self._id() or content_id(self._row),
+            "dataset": self._text("dataset") or dataset,
+            "context": self._text("context") or None,
+            "family": self._text("family") or None,
+            **{name: self._text(name) for name in ("domain", "split", "subject")},
+        }
+
+    def _stop_if_bad(self) -> None:
+        if self._problems:
+            raise RowError(self._problems)
+
     def _bad(self, name: str, problem: str) -> None:
         self._problems.append(f"{name}: {problem}")
 
     def _check_keys(self) -> None:
-        absent = [name for name in _ESSENTIAL if self._row.get(name) is None]
+        absent = [name for name in self._essential if self._row.get(name) is None]
         for key in self._row:
             name = key.strip().lower()
-            if key in _ESSENTIAL:
+            if key in self._essential:
                 continue
             near = difflib.get_close_matches(name, absent, n=1, cutoff=_NEAR)
             meant = near[0] if near else _OTHER_NAMES.get(name)
@@ -204,10 +254,10 @@ class _Row:
             return cast(GraderName, value)
         return "text"
 
-    def _max_tokens(self, grader: GraderName) -> int:
+    def _max_tokens(self, default: int) -> int:
         value = self._row.get("max_tokens")
         if value is None:
-            return MAX_TOKENS[grader]
+            return default
         if type(value) is not int or value < 1:
             self._bad("max_tokens", f"a whole number from 1 is expected, not {_shown(value)}")
             return 1
@@ -230,6 +280,40 @@ def content_id(row: Mapping[str, Any]) -> str:
     """Return an id made from what is asked: the same question, the same id."""
     asked = [row.get(name) for name in ("context", "question", "choices")]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_question(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with its question under ``question``, whatever it was under."""
+    out = {name: value for name, value in row.items() if name not in ("prompt", "messages")}
+    if out.get("question") is not None:
+        return out
+    if row.get("prompt") is not None:
+        return out | {"question": row["prompt"]}
+    if row.get("messages") is not None:
+        return out | {"question": _only_message(row["messages"])}
+    return out
+
+
+def _only_message(messages: Any) -> str:
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+        raise RowError([f"messages: a list of messages is expected, not {_shown(messages)}"])
+    roles = [each.get("role") for each in messages]
+    if roles != ["user"]:
+        found = ", ".join(map(str, roles)) or "none"
+        raise RowError(
+            [
+                f"messages: one user message is expected, not {found}; system messages and earlier "
+                "turns change the answer, and a question asked without them is another one"
+            ]
+        )
+    content = messages[0].get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [None]
+    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise RowError(["messages: only text can be asked"])
+    return "\n".join(map(str, texts))
 
 
 def _as_text(value: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calibration.items import GraderName, Item
+from calibration.items import GraderName, Item, Question
 
 
 def item(
@@ -66,3 +66,10 @@ def test_what_contradicts_itself_is_refused(
 
 def test_items_can_be_hashed_and_compared() -> None:
     assert len({item(), item(), item("y")}) == 2
+
+
+def test_a_question_is_asked_as_its_item_is() -> None:
+    asked = item("B", grader="choice", choices=("this", "that"), context="Once.")
+    same = Question("1", "d", "Why?", choices=("this", "that"), context="Once.")
+    assert same.prompt() == asked.prompt()
+    assert Question("1", "d", "Why?").prompt() == "Why?"
