@@ -6,8 +6,10 @@
 | PromptTooLong                     | 400    | context_length_exceeded    |
 | TemplateRefused                   | 400    | conversation_refused       |
 | CapabilityError                   | 400    | unsupported_by_local_model |
+| not from this machine             | 403    | local_only                 |
 | no such URL, no such model        | 404    | unknown_url, model_not_found |
 | wrong method                      | 405    | method_not_allowed         |
+| ArtifactError on a reload         | 409    | calibration_unusable       |
 | body too large, not JSON          | 413, 415 | request_too_large, unsupported_media_type |
 | UpstreamRejected                  | the upstream's | the upstream's     |
 | UpstreamUnavailable               | 502    | upstream_unavailable       |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -9,10 +10,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from calibration.errors import ArtifactError
 from router.answer import Answer, Decision, Query, RemoteChunk, StreamEvent
 from router.config import Settings
 from router.engine.messages import EngineInfo, TextDelta
 from router.errors import ConfigError
+from router.reload import Reloaded
 from service import stored
 from service.assemble import assemble
 from service.cache import Cache, MemoryCache, RedisCache
@@ -22,6 +25,8 @@ from service.ports import CalibrationPort, EnginePort, PipelinePort
 from service.query import wants_logprobs
 from service.replies import CacheStatus, usage_object
 from service.single_flight import SingleFlight
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,27 @@ class Gateway:
         """Say on ``/readyz`` that this gateway is about to stop; it goes on answering."""
         self.draining = True
 
+    async def reload(self) -> Reloaded:
+        """Take over the calibration that is in its folder now; say so in the log.
+
+        Raises ArtifactError when it can't be used; the old one stays in use.
+        """
+        reloads = self.metrics.calibration_reloads
+        try:
+            told = await self.pipeline.reload()
+        except Exception as exc:
+            reloads.labels("failed").inc()
+            if isinstance(exc, ArtifactError):
+                used = None if self.calibration is None else self.calibration.id
+                logger.error("calibration not reloaded: %s", exc, extra={"calibration": used})
+            raise
+        reloads.labels("ok" if told.changed else "unchanged").inc()
+        logger.info(
+            "calibration reloaded" if told.changed else "calibration unchanged",
+            extra={"old": told.old_id, "new": told.new_id, "warnings": told.warnings},
+        )
+        return told
+
     async def close(self) -> None:
         """Stop what is under way."""
         self.drain()
@@ -96,11 +122,14 @@ class Gateway:
         if not shareable(query, headers):
             return None
         calibration = self.calibration
+        return self._key(query, None if calibration is None else calibration.id)
+
+    def _key(self, query: Query, calibration: str | None) -> str:
         facts = Facts(
             model_sha256=self.info.model_sha256,
             template_sha256=self.info.template_sha256,
             n_context=self.info.n_context,
-            calibration=None if calibration is None else calibration.id,
+            calibration=calibration,
             upstream=self.settings.upstream,
             upstream_model=self.settings.upstream_model,
         )
@@ -204,7 +233,8 @@ class Gateway:
         # Before the answer is handed out: whoever asks again after it has arrived finds it.
         if key is not None and worth_keeping(answer):
             value = stored.encode(answer, keep_trace=wants_logprobs(query))
-            await self.cache.put(key, value)
+            # Not `key`: another calibration may have been taken over since that was made.
+            await self.cache.put(self._key(query, answer.decision.calibration), value)
 
 
 def build_cache(settings: Settings, metrics: Metrics) -> Cache:

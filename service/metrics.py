@@ -73,6 +73,12 @@ class Metrics:
         self.cache_errors = Counter(
             "router_cache_errors", "Faults of the cache", ["operation"], registry=registry
         )
+        self.calibration_reloads = Counter(
+            "router_calibration_reloads",
+            "Calibrations taken over while running: ok, unchanged, or failed",
+            ["result"],
+            registry=registry,
+        )
         self.streams_cut = Counter(
             "router_streams_cut", "Streams that ended with an error", registry=registry
         )

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from router.answer import Answer, Query, StreamEvent
 from router.engine.messages import EngineInfo, EngineStats
+from router.reload import Reloaded
 
 
 class EnginePort(Protocol):
@@ -35,8 +36,11 @@ class PipelinePort(Protocol):
 
     `answer` routes and may escalate. `route` gives the local answer and the decision it leads to,
     and never escalates. `stream` gives one Decision, then TextDeltas or RemoteChunks, then the
-    Answer. All raise `router.errors.RouterError`. Cancelling the awaiting task, or closing the
+    Answer. These raise `router.errors.RouterError`. Cancelling the awaiting task, or closing the
     iterator, stops the work.
+
+    `reload` takes over the calibration that is in its folder now, for queries that begin later; it
+    raises `calibration.errors.ArtifactError` and goes on with the old one when that can't be used.
     """
 
     @property
@@ -51,6 +55,8 @@ class PipelinePort(Protocol):
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
+
+    async def reload(self) -> Reloaded: ...
 
     async def answer(self, query: Query) -> Answer: ...
 

@@ -17,9 +17,11 @@ def serve(settings: Settings) -> None:
     """Start the gateway: OpenAI's API on top of the local model and, if one is set, an upstream.
 
     Every option is also a variable (ROUTER_PORT) and a key in router.toml (port). Ctrl-C lets the
-    requests under way finish and stops within 10 seconds.
+    requests under way finish and stops within 10 seconds; the signal SIGHUP makes it take over the
+    calibration that is in its folder by then.
     """
     # Imported here, so that `serve --help` is quick.
+    from calibration.errors import ArtifactError  # noqa: PLC0415
     from router.cli.banner import banner  # noqa: PLC0415
     from router.cli.progress import fetch_model  # noqa: PLC0415
     from router.cli.server import address_of, bind, run  # noqa: PLC0415
@@ -36,4 +38,8 @@ def serve(settings: Settings) -> None:
             for line in banner(gateway.info, gateway.calibration, settings, url):
                 click.echo(line)
 
-        run(app, bound, ready, log_level=settings.log_level)
+        async def reload() -> None:
+            with contextlib.suppress(ArtifactError):  # the gateway has put it into the log
+                await app.state.gateway.reload()
+
+        run(app, bound, ready, log_level=settings.log_level, on_hang_up=reload)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,8 @@ import uvicorn
 
 from calibration.errors import CalibrationError
 from router.errors import RouterError
+
+log = logging.getLogger("router.server")
 
 DRAIN_SECONDS = 8
 """What requests under way may still take after a signal; leaves 2 s of 10 to close the engine."""
@@ -59,12 +62,22 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: AsgiApp, bound: socket.socket, ready: Callable[[], None], *, log_level: str) -> None:
+def run(
+    app: AsgiApp,
+    bound: socket.socket,
+    ready: Callable[[], None],
+    *,
+    log_level: str,
+    on_hang_up: Callable[[], Awaitable[object]] | None = None,
+) -> None:
     """Serve `app` on `bound` until SIGINT or SIGTERM, then let requests under way finish.
 
-    `ready` is called when requests are taken. Returns after SIGINT, ends the process in good order
-    after SIGTERM, raises KeyboardInterrupt when either came before it was ready, and what the
-    application's start-up raised if that was an error of ours.
+    `ready` is called when requests are taken, `on_hang_up` at every SIGHUP, which then does not end
+    the process; one that comes earlier counts once requests are taken.
+
+    Returns after SIGINT, ends the process in good order after SIGTERM, raises KeyboardInterrupt
+    when either came before it was ready, and what the application's start-up raised if that was an
+    error of ours.
     """
     guard = _Guard(app)
     config = uvicorn.Config(
@@ -74,8 +87,8 @@ def run(app: AsgiApp, bound: socket.socket, ready: Callable[[], None], *, log_le
         access_log=log_level == "debug",
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    server = _Server(config, ready)
-    with _sigterm_exits():
+    server = _Server(config, ready, on_hang_up)
+    with _sigterm_exits(), _hang_ups(server.hang_up if on_hang_up is not None else None):
         try:
             server.run(sockets=[bound])
         except SystemExit:
@@ -92,19 +105,52 @@ def run(app: AsgiApp, bound: socket.socket, ready: Callable[[], None], *, log_le
 class _Server(uvicorn.Server):
     """uvicorn's, with a word when it is ready, and quick to stop while it is still loading."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        on_hang_up: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         super().__init__(config)
         self._ready = ready
         self._give_up: Callable[[], object] | None = None
+        self._on_hang_up = on_hang_up
+        self._hung_up = asyncio.Event()
+        self._listener: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         task = asyncio.current_task()
         assert task is not None, "uvicorn starts up inside a task"
         loop = asyncio.get_running_loop()
         self._give_up = lambda: loop.call_soon_threadsafe(task.cancel)
+        self._loop = loop
         await super().startup(sockets)
         if self.started:
             self._ready()
+            if self._on_hang_up is not None:
+                self._listener = asyncio.create_task(self._answer_hang_ups(self._on_hang_up))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+        await super().shutdown(sockets)
+
+    def hang_up(self, _sig: int, _frame: FrameType | None) -> None:
+        """Take note of a SIGHUP."""
+        if self._loop is None:
+            self._hung_up.set()
+        elif not self._loop.is_closed():  # a signal alone would not wake it
+            self._loop.call_soon_threadsafe(self._hung_up.set)
+
+    async def _answer_hang_ups(self, answer: Callable[[], Awaitable[object]]) -> None:
+        """Call `answer` at every SIGHUP, one at a time; those that come meanwhile count as one."""
+        while await self._hung_up.wait():
+            self._hung_up.clear()
+            try:
+                await answer()
+            except Exception:
+                log.exception("what a SIGHUP asked for failed; the server goes on")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.started:
@@ -163,6 +209,23 @@ def _sigterm_exits() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _hang_ups(handle: Callable[[int, FrameType | None], None] | None) -> Iterator[None]:
+    """Call `handle` at SIGHUP; do nothing when it is None, or the platform or thread has none."""
+    if (
+        handle is None
+        or not hasattr(signal, "SIGHUP")
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _why_not(error: OSError, host: str, port: int) -> RouterError:

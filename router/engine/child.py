@@ -96,6 +96,7 @@ async def _main(fd: int) -> None:
 
 if __name__ == "__main__":
     # A Ctrl-C in the terminal reaches this process too; only the gateway decides when it ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # not every platform knows a hang-up
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     asyncio.run(_main(int(sys.argv[1])))

@@ -1,7 +1,7 @@
 """`router.cli.server` with a small application: ``python -m tests.router.fake_gateway MODE``.
 
 MODE is what the start-up does: ``fine``, ``slow`` (never ready), ``interrupted``, ``model-error``
-or ``crash``.
+or ``crash``; or ``hung-up``: a SIGHUP comes meanwhile, and the answer to the first one fails.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def build(mode: str) -> Starlette:
         print("loading", flush=True)
         if mode == "interrupted":
             signal.raise_signal(signal.SIGINT)
+        if mode == "hung-up":
+            signal.raise_signal(signal.SIGHUP)
         if mode in ("slow", "interrupted"):
             await asyncio.sleep(60)
         if mode == "model-error":
@@ -48,10 +50,20 @@ def build(mode: str) -> Starlette:
 
 
 def main(mode: str) -> None:
+    failing = [mode == "hung-up"]
+
+    async def hang_up() -> None:
+        print("hung up", flush=True)
+        if failing.pop() if failing else False:
+            raise ZeroDivisionError("a bug")
+
+    def ready() -> None:
+        print("ready", url, flush=True)
+
     with closing(bind("127.0.0.1", 0)) as bound:
         url = address_of(bound)
         try:
-            run(build(mode), bound, lambda: print("ready", url, flush=True), log_level="info")
+            run(build(mode), bound, ready, log_level="info", on_hang_up=hang_up)
         except RouterError as error:
             print("error:", error, flush=True)
             sys.exit(1)

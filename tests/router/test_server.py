@@ -119,6 +119,25 @@ class TestInThisProcess:
             with pytest.raises(RouterError, match="already in use"):
                 run(build("fine"), bound, lambda: None, log_level="error")
 
+    def test_hang_ups_mean_what_they_did_when_it_has_ended(self) -> None:
+        heard: list[int] = []
+        before = signal.signal(signal.SIGHUP, lambda number, _: heard.append(number))
+
+        async def answered() -> None:
+            heard.append(0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        def ready() -> None:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        try:
+            with closing(bind("127.0.0.1", 0)) as bound:
+                run(build("fine"), bound, ready, log_level="error", on_hang_up=answered)
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        assert heard == [0, signal.SIGHUP]
+
     def test_outside_the_main_thread(self) -> None:
         errors: list[Exception] = []
 
@@ -164,6 +183,29 @@ class TestSignals:
             assert answers == ["done"]
             assert child.wait(timeout=10) == 0
             assert line(child) == "closed"
+
+    def test_a_hang_up_is_answered_and_ends_nothing(self) -> None:
+        with gateway("fine") as child:
+            assert line(child) == "loading"
+            url = line(child).removeprefix("ready ")
+            for _ in range(2):
+                child.send_signal(signal.SIGHUP)
+                assert line(child) == "hung up"
+            assert httpx.get(url).text == "hello"
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(timeout=10) == 0
+
+    def test_a_hang_up_while_loading_is_answered_later_and_may_fail(self) -> None:
+        with gateway("hung-up") as child:
+            assert line(child) == "loading"
+            assert line(child).startswith("ready")
+            assert line(child) == "hung up"
+            child.send_signal(signal.SIGHUP)
+            assert line(child) == "hung up"
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=20)
+        assert "what a SIGHUP asked for failed; the server goes on" in err
+        assert "ZeroDivisionError" in err
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_while_loading_it_stops_at_once(self, number: signal.Signals) -> None:

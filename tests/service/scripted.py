@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from router.answer import Answer, Decision, Query, RemoteChunk, StreamEvent, Usage
 from router.config import Settings
 from router.engine.messages import EngineInfo, EngineStats, TextDelta
+from router.reload import Reloaded
 from service.app import create_app
 from service.ports import PipelinePort
 from tests.router.no_follow_ups import NoFollowUps
@@ -165,7 +166,7 @@ Step = StreamEvent | Exception | Callable[[], Awaitable[None]]
 
 @dataclass
 class ScriptedPipeline:
-    """Gives `reply` to `answer` and `route`, and plays `events` for `stream`.
+    """Gives `reply` to `answer` and `route`, plays `events` for `stream`, reloads `fresh`.
 
     An exception among them is raised; a coroutine function is awaited, as a place to wait at.
     """
@@ -179,6 +180,15 @@ class ScriptedPipeline:
     queries: list[Query] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
+    fresh: ScriptedCalibration | Exception = field(default_factory=ScriptedCalibration)
+
+    async def reload(self) -> Reloaded:
+        """Take `fresh` over, or raise it."""
+        if isinstance(self.fresh, Exception):
+            raise self.fresh
+        old, self.calibration = self.calibration, self.fresh
+        lines = () if old == self.fresh else ("threshold: 0.710 -> 0.800",)
+        return Reloaded(None if old is None else old.id, self.fresh.id, ("mind the gap",), lines)
 
     async def start(self) -> None:
         self.closed = False

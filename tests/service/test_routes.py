@@ -191,6 +191,7 @@ async def test_the_api_describes_itself() -> None:
         "/v1/models",
         "/v1/models/{model_id}",
         "/v1/calibration",
+        "/v1/calibration/reload",
         "/healthz",
         "/readyz",
         "/metrics",
