@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from calibration.evaluated_rows import EvaluatedRow
     from calibration.evaluation_results import Evaluation
     from calibration.items import Item
+    from calibration.leave_one_out_results import LeaveOneOut
     from router.collect import Progress
     from uq.signals import Signal
 
 HOLDOUT = "holdout"
 RESULTS = "evaluation.json"
 REPORT = "report.html"
+CARRIED = "leave-one-out.json"
 ALL = "all"
+FREE = "perplexity,mean_token_entropy,margin,min_probability,answer_span_mean"
+"""What --leave-one-out compares by default: it costs nothing beyond the answers."""
 EXIT_INTERRUPTED = 130
 
 _NAMED = 5
@@ -45,9 +49,25 @@ _NAMED = 5
 )
 @click.option(
     "--methods",
-    default=ALL,
     metavar="all|NAME,...",
-    help="The estimators to compare; what they need is asked of the model.  [default: all]",
+    help="The estimators to compare; what they need is asked of the model.  [default: all; with "
+    f"--leave-one-out {FREE}]",
+)
+@click.option(
+    "--leave-one-out",
+    is_flag=True,
+    help="Instead: set thresholds without each set in turn, and tell what they escalate of it.",
+)
+@click.option(
+    "--holdout",
+    "with_holdout",
+    is_flag=True,
+    help="As --dataset holdout. With --leave-one-out thresholds are set on it as well.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    help="With --leave-one-out: the part of the other sets that is the hold-out.  [default: 0.1]",
 )
 @click.option(
     "--upstream-outcomes",
@@ -80,7 +100,10 @@ def evaluate(
     *,
     files: tuple[str, ...],
     datasets: tuple[str, ...],
-    methods: str,
+    methods: str | None,
+    leave_one_out: bool,
+    with_holdout: bool,
+    share: float | None,
     upstream: str,
     recorded_slm: str | None,
     limit: int | None,
@@ -96,26 +119,44 @@ def evaluate(
     The answers are kept in FOLDER as they come: after an interruption the same command goes on
     where it stopped, and more sets or methods ask only what is new.
     """
-    if not datasets and not files:
+    if not datasets and not files and not with_holdout:
         raise click.UsageError("name at least one file of questions: --dataset FILE")
     if fresh and recorded_slm:
         raise click.UsageError("--fresh asks a model again, and --recorded-slm asks none")
-    names = _methods(methods)
-    items = _items([*datasets, *files], limit=limit, seed=seed, skip_bad=skip_bad)
+    if share is not None and not leave_one_out:
+        raise click.UsageError("--share is the hold-out's, which --leave-one-out builds")
+    names = _methods(methods or (FREE if leave_one_out else ALL))
+    if leave_one_out:
+        _check_carried(names)
+    built_in = [HOLDOUT] if with_holdout else []
+    items = _items([*datasets, *files, *built_in], limit=limit, seed=seed, skip_bad=skip_bad)
     seen: list[Progress] = []
     try:
         if recorded_slm is None:
             asked = _ask(items, names, settings, out, fresh=fresh, seen=seen)
         else:
             asked = _recorded(items, recorded_slm, out)
-        evaluation = _evaluate(asked, names, upstream=upstream, seed=seed)
-        results = _write(asked.folder, asked.model, evaluation)
+        if leave_one_out:
+            carried = _carry_over(asked, names, share=share, upstream=upstream, seed=seed)
+            results = {"model": asked.model, **carried.to_json()}
+            _write(asked.folder / CARRIED, results)
+        else:
+            evaluation = _evaluate(asked, names, upstream=upstream, seed=seed)
+            results = {"model": asked.model, **evaluation.to_json()}
+            _write(asked.folder / RESULTS, results)
+            _write_report(asked, evaluation)
     except KeyboardInterrupt:
         done = f" after {seen[-1].done} of {seen[-1].total} questions" if seen else ""
         _say(f"interrupted{done}; the answers are kept, the same command goes on from there")
         raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     if as_json:
         click.echo(json.dumps(results))
+        return
+    if leave_one_out:
+        from router.cli.leave_one_out_table import carried_tables  # noqa: PLC0415
+
+        click.echo(carried_tables(carried))
+        click.echo(f"\n{asked.folder / CARRIED} holds all.")
         return
     from router.cli.evaluation_table import tables  # noqa: PLC0415
 
@@ -214,7 +255,7 @@ def _ask(
     from router.cli.collecting import ask  # noqa: PLC0415
 
     def folder(model_path: str) -> Path:
-        return out or Path(default_folder(_model_name(model_path)))
+        return out or Path(default_folder(model_name(model_path)))
 
     signals = _signals(methods)
     answers = asyncio.run(ask(items, signals, settings, folder, fresh=fresh, seen=seen))
@@ -222,10 +263,11 @@ def _ask(
         _say(f"{len(answers.too_long)} questions do not fit the context and are left out:")
         _list(answers.too_long)
     rows = rows_of_records(answers.records, items, _registered(methods))
-    return _Asked(answers.folder, _model_name(answers.model_path), rows, answers.n_layer)
+    return _Asked(answers.folder, model_name(answers.model_path), rows, answers.n_layer)
 
 
-def _model_name(model_path: str) -> str:
+def model_name(model_path: str) -> str:
+    """Call a model by its file: ``SmolLM2-135M-Instruct-Q4_1``."""
     return Path(model_path).name.removesuffix(".gguf")
 
 
@@ -251,21 +293,59 @@ def _evaluate(asked: _Asked, methods: Sequence[str], *, upstream: str, seed: int
     )
 
 
-def _write(folder: Path, model: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Write figures and report; return the figures."""
+def _check_carried(methods: Sequence[str]) -> None:
+    from calibration.trainers import IN_DOMAIN  # noqa: PLC0415
+
+    for name in set(methods) & set(IN_DOMAIN):
+        raise click.BadParameter(
+            f"{name} is fitted on a set's own answers, which --leave-one-out does without",
+            param_hint="--methods",
+        )
+
+
+def _carry_over(
+    asked: _Asked, methods: Sequence[str], *, share: float | None, upstream: str, seed: int
+) -> LeaveOneOut:
+    """Leave each set out; what is trained is fitted on the hold-out."""
+    from calibration.datasets import builtin  # noqa: PLC0415
+    from calibration.evaluated_rows import RECORDED  # noqa: PLC0415
+    from calibration.holdout import SHARE  # noqa: PLC0415
+    from calibration.leave_one_out import leave_one_out, out_of_fold  # noqa: PLC0415
+    from calibration.trainers import trainers  # noqa: PLC0415
+
+    traced = any(row.record is not None for row in asked.rows)
+    trained, _ = trainers(methods, n_layer=asked.n_layer, seed=seed)
+    return leave_one_out(
+        [row for row in asked.rows if row.dataset != builtin.DATASET],
+        _registered(methods) if traced else [RECORDED],
+        builtin=[row for row in asked.rows if row.dataset == builtin.DATASET],
+        repairs={name: out_of_fold(fit, seed=seed) for name, fit in trained.items()},
+        share=SHARE if share is None else share,
+        upstream=upstream,
+        seed=seed,
+    )
+
+
+def _write(file: Path, results: dict[str, Any]) -> None:
+    from calibration.errors import DataError  # noqa: PLC0415
+
+    partial = file.with_name(f"{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(results, allow_nan=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, file)
+    except OSError as error:
+        raise DataError(f"can't write to {file.parent}: {error.strerror}") from error
+
+
+def _write_report(asked: _Asked, evaluation: Evaluation) -> None:
     from calibration.errors import DataError  # noqa: PLC0415
     from calibration.evaluation_report import write_evaluation_report  # noqa: PLC0415
 
-    results = {"model": model, **evaluation.to_json()}
-    partial = folder / f"{RESULTS}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(results, allow_nan=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / RESULTS)
-        write_evaluation_report(folder / REPORT, evaluation, model=model)
+        write_evaluation_report(asked.folder / REPORT, evaluation, model=asked.model)
     except OSError as error:
-        raise DataError(f"can't write to {folder}: {error.strerror}") from error
-    return results
+        raise DataError(f"can't write to {asked.folder}: {error.strerror}") from error
 
 
 def default_folder(model: str) -> str:

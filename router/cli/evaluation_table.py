@@ -62,7 +62,7 @@ def _table(title: str, of: SetQuality, left: LeftOut | None, routing: Routing) -
         random = routing.random
         drawn = (random.apgr(), random.cpt(0.5), random.cpt(0.8))
         rows.append(["random", *blank, *(_number(value) for value in drawn)])
-    lines += _aligned(["", *heads], rows)
+    lines += aligned(["", *heads], rows)
     lines += [
         f"{NOT_KNOWN} for {', '.join(names)}: {why}" for why, names in _reasons(estimators).items()
     ]
@@ -105,11 +105,15 @@ def _routed_cells(quality: RoutingQuality) -> list[str]:
     return [_value(measured) for measured in (quality.apgr, quality.cpt_50, quality.cpt_80)]
 
 
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> list[str]:
+    """Set cells in columns; the first `n_left` begin at the left, the others end at the right."""
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     return [
         "  ".join(
-            [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])],
+            [
+                *map(str.ljust, row[:n_left], widths[:n_left]),
+                *map(str.rjust, row[n_left:], widths[n_left:]),
+            ],
         ).rstrip()
         for row in (head, *rows)
     ]
@@ -136,7 +140,7 @@ def _leads(evaluation: Evaluation) -> list[str]:
         for name, leads in left.differences.items()
         for lead in leads
     ]
-    return _aligned(["set", "estimator", "over", "lead", "95% interval"], rows) if rows else []
+    return aligned(["set", "estimator", "over", "lead", "95% interval"], rows) if rows else []
 
 
 def _signed(measured: Measured) -> str:
@@ -159,7 +163,7 @@ def _spending(evaluation: Evaluation) -> Iterator[str]:
             ("everything", curve.everything),
         )
     ]
-    yield from _aligned(["", "cost", "AUROC"], rows)
+    yield from aligned(["", "cost", "AUROC"], rows)
     if curve.share_of_gain is None:
         yield "everything gains nothing here"
     else:

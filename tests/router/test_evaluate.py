@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from sklearn.metrics import roc_auc_score
 
-from calibration.datasets import read_items
+from calibration.datasets import builtin, read_items
+from calibration.datasets.sampling import spread
 from calibration.evaluation import evaluate_records
 from calibration.records import Record, RecordLog, fingerprint
 from router.binding import binding_of
@@ -242,6 +243,120 @@ def test_trained_estimators_are_fitted_on_the_other_sets(
     assert left_out["estimators"]["stack"]["auroc"] > 0.9
     assert found["sets"]["one"]["estimators"]["trained_probe"]["auroc"] > 0.8
     assert found["sets"]["one"]["estimators"]["perplexity"]["auroc"] < 0.7
+
+
+class TestLeaveOneOut:
+    def test_recorded_sets(self, tmp_path: Path) -> None:
+        files = [written(tmp_path / f"{name}.jsonl", recorded()) for name in ("one", "two")]
+        surer = [{**row, "conf": {"tiny": 1.0}} for row in recorded(60)]
+        files.append(written(tmp_path / "sure.jsonl", surer))
+        words: tuple[str | Path, ...]
+        words = (*files, "--leave-one-out", "--recorded-slm", "tiny", "--out", tmp_path / "out")
+        result = run(*words, "--share", "1", "--upstream-outcomes", "huge-1", "--json")
+        assert result.exit_code == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert found == json.loads((tmp_path / "out" / "leave-one-out.json").read_text())
+        assert found["model"] == "tiny"
+        gaps = {of["dataset"]: of["mean_gap"] for of in found["left_out"]}
+        assert gaps["one"] == pytest.approx(gaps["two"])
+        assert gaps["one"] < 0.11
+        assert gaps["sure"] == pytest.approx(0.5)
+        assert found["holdout"]["share"] == 1.0
+
+        table = run(*words)
+        assert table.exit_code == 0, table.stderr
+        blocks = table.stdout.split("\n\n")
+        assert [block.split()[0] for block in blocks[:3]] == [
+            "recorded_confidence:",
+            "recorded_confidence,",
+            "Does",
+        ]
+        assert blocks[0].splitlines()[4].split()[:5] == ["sure", "free-form", "60", "50.0", "90.0"]
+        curves = [" ".join(line.split()) for line in blocks[1].splitlines()]
+        assert curves[-3].startswith("sure escalated 0% 0% 0%")
+        assert curves[-2].startswith("right ")
+        assert curves[-1].startswith("right, in full knowledge ")
+        answer = blocks[2].splitlines()[2].split()
+        assert answer[:4] == ["recorded_confidence", "other", "sets", "no"]
+        assert "90.0 (sure)" in blocks[2]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--recorded-slm", "tiny"), "own is the only data set: nothing is left"),
+            (("--share", "0.2"), None),
+            (("--methods", "perplexity,trained_probe"), "trained_probe is fitted on a set's own"),
+        ],
+    )
+    def test_what_can_not_be_left_out(
+        self, tmp_path: Path, words: tuple[str, ...], message: str | None
+    ) -> None:
+        data = written(tmp_path / "own.jsonl", recorded(10))
+        mode = ("--leave-one-out",) if message else ()
+        result = run(data, *mode, *words, "--out", tmp_path / "out")
+        assert result.exit_code in (1, 2)
+        assert (message or "--share is the hold-out's") in " ".join(result.stderr.split())
+
+    @pytest.mark.model
+    def test_with_the_built_in_hold_out(self, tmp_path: Path, engine: LocalEngine) -> None:
+        found = self.left_out(tmp_path, engine, ("one", "two", "three"), "perplexity,length")
+        of_all = {(s["score"], s["pool"]): s for s in found["summary"] if s["kind"] == "all"}
+        assert len(of_all) == 2 * 3
+        assert {summary["n_sets"] for summary in of_all.values()} == {3}
+        for pool in ("others", "others+builtin", "builtin"):
+            assert of_all["perplexity", pool]["mean_gap"] < 0.1
+        assert {of["n_pool"] for of in found["left_out"] if of["pool"] == "builtin"} == {40}
+
+    @pytest.mark.model
+    def test_what_is_trained_is_fitted_on_the_hold_out(
+        self, tmp_path: Path, engine: LocalEngine
+    ) -> None:
+        found = self.left_out(tmp_path, engine, ("one",), "perplexity,ood_probe")
+        assert (found["estimators"], found["repairs"]) == (["perplexity"], ["ood_probe"])
+        assert [(of["score"], of["pool"]) for of in found["left_out"]] == [
+            ("perplexity", "builtin"),
+            ("ood_probe", "builtin"),
+        ]
+        assert found["left_out"][1]["mean_gap"] < 0.25
+
+    @staticmethod
+    def left_out(
+        folder: Path, engine: LocalEngine, sets: tuple[str, ...], methods: str
+    ) -> dict[str, Any]:
+        """What the command finds on `sets` and the built-in hold-out, their answers all alike."""
+        binding = binding_of(engine.info)
+        made_with = {
+            "model_sha256": binding.model_sha256,
+            "template_sha256": binding.template_sha256,
+            "sampler": binding.sampler,
+            "engine_build": binding.engine_build,
+        }
+        out, rng = folder / "out", np.random.default_rng(0)
+        files = []
+        for name in sets:
+            questions = [
+                {"id": str(i), "question": f"{name} {i}?", "answer": "x"} for i in range(40)
+            ]
+            files.append(written(folder / f"{name}.jsonl", questions))
+        built_in = spread(builtin.generate(0))[:40]
+        with RecordLog(out / "records.jsonl", made_with) as log:
+            for i, item in enumerate([*read_items(files).items, *built_in]):
+                right = i % 2 == 1
+                sure = float(np.clip(rng.normal(0.4 + 0.2 * right, 0.1), 0.1, 0.9))
+                states = rng.normal(size=(1, 8)).astype(np.float32)
+                states[0, 0] += 3 * right
+                seen = dataclasses.replace(
+                    trace(("x", sure), (" y", 0.9), text=item.answer if right else "neither"),
+                    offsets=np.array([0, 1]),
+                    hidden=HiddenStates((22,), states, states, states),
+                )
+                record = Record(item.id, item.dataset, right, seen, asked=fingerprint(item))
+                log.append(dataclasses.replace(record, gathered=("hidden",)))
+        words = ("--leave-one-out", "--holdout", "--limit", "40", "--share", "1", "--json")
+        result = run(*files, *words, "--methods", methods, "--out", out, *SMALL_ENGINE)
+        assert result.exit_code == 0, result.stderr
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
 
 
 def test_the_hold_out_has_no_recorded_models(tmp_path: Path) -> None:
