@@ -15,8 +15,11 @@ from starlette.responses import Response
 
 from router.config import Settings
 from router.errors import RouterError
+from router.ledger import open_ledger
 from router.pipeline import build_pipeline
 from service import logs
+from service.audit import build_auditor
+from service.books import Books
 from service.disconnect import ClientGoneError
 from service.errors import ApiError, bad_request, from_http_exception, from_router_error
 from service.gateway import Gateway, build_cache
@@ -24,7 +27,7 @@ from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.openai import ChatRequest
 from service.ports import PipelinePort
-from service.routes import calibration, chat, health, metrics, models, route
+from service.routes import calibration, chat, feedback, health, metrics, models, route
 
 DESCRIPTION = """Answers on the device when the small model is sure, asks a large one when not.
 
@@ -59,8 +62,14 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             stack.push_async_callback(running.close)
             cache = build_cache(settings, measured)
             stack.push_async_callback(cache.close)
+            ledger = await open_ledger(settings)
+            if ledger is not None:
+                stack.push_async_callback(ledger.close)
             await running.start()
-            app.state.gateway = gateway = Gateway(settings, running, cache, measured)
+            books = Books(ledger, measured)
+            auditor = build_auditor(settings, books, measured, running.upstream)
+            gateway = Gateway(settings, running, cache, measured, books=books, auditor=auditor)
+            app.state.gateway = gateway
             stack.push_async_callback(gateway.close)
             yield
 
@@ -71,7 +80,7 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
         lifespan=lifespan,
     )
     app.add_middleware(RequestContext, metrics=measured)
-    for part in (chat, route, models, calibration, health, metrics):
+    for part in (chat, route, feedback, models, calibration, health, metrics):
         app.include_router(part.router)
     _handle_errors(app)
     return app

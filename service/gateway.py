@@ -18,6 +18,8 @@ from router.errors import ConfigError
 from router.reload import Reloaded
 from service import stored
 from service.assemble import assemble
+from service.audit import Auditor, upstream_label
+from service.books import Books
 from service.cache import Cache, MemoryCache, RedisCache
 from service.keys import Facts, cache_key, shareable, worth_keeping
 from service.metrics import Metrics
@@ -59,16 +61,26 @@ StreamItem = StreamHead | TextDelta | RemoteChunk | Served
 class Gateway:
     """What the routes work with; lives in ``app.state.gateway`` while the application runs.
 
-    `pipeline` has been started. Who made it and the cache closes them, after `close`.
+    `pipeline` has been started. Who made it, the cache and the ledger of the `books` closes them,
+    after `close`. Without `books` nothing is recorded, without an `auditor` nothing is audited.
     """
 
     def __init__(
-        self, settings: Settings, pipeline: PipelinePort, cache: Cache, metrics: Metrics
+        self,
+        settings: Settings,
+        pipeline: PipelinePort,
+        cache: Cache,
+        metrics: Metrics,
+        *,
+        books: Books | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
         self.settings = settings
         self.pipeline = pipeline
         self.cache = cache
         self.metrics = metrics
+        self.books = Books(None, metrics) if books is None else books
+        self.auditor = auditor
         self.info: EngineInfo = pipeline.engine.info
         self.created = int(time.time())
         self.draining = False
@@ -90,6 +102,8 @@ class Gateway:
     def drain(self) -> None:
         """Say on ``/readyz`` that this gateway is about to stop; it goes on answering."""
         self.draining = True
+        if self.auditor is not None:
+            self.auditor.drain()
 
     async def reload(self) -> Reloaded:
         """Take over the calibration that is in its folder now; say so in the log.
@@ -116,6 +130,9 @@ class Gateway:
         """Stop what is under way."""
         self.drain()
         await self._flights.close()
+        if self.auditor is not None:
+            await self.auditor.close()
+        await self.books.close()
 
     def key(self, query: Query, headers: Mapping[str, str]) -> str | None:
         """Return the key under which `query` shares its answer; None when it must not."""
@@ -135,23 +152,26 @@ class Gateway:
         )
         return cache_key(query, facts)
 
-    async def answer(self, query: Query, *, key: str | None) -> Served:
+    async def answer(self, query: Query, *, key: str | None, id: str | None = None) -> Served:
         """Answer `query`, from the cache or from an identical query under way if `key` is given.
 
-        Raises RouterError, and ApiError when the gateway stops meanwhile.
+        The decision is recorded under `id`, that of the response, where feedback finds it. Raises
+        RouterError, and ApiError when the gateway stops meanwhile.
         """
-        async with aclosing(self._follow(query, key, stream=False)) as items:
+        async with aclosing(self._follow(query, key, id, stream=False)) as items:
             async for item in items:
                 if isinstance(item, Served):
                     served = item
         return served
 
-    def stream(self, query: Query, *, key: str | None) -> AsyncGenerator[StreamItem, None]:
+    def stream(
+        self, query: Query, *, key: str | None, id: str | None = None
+    ) -> AsyncGenerator[StreamItem, None]:
         """Answer `query` piece by piece. Closing the generator gives the answer up.
 
         Raises as `answer`; before the StreamHead nothing has been sent, after it the answer is cut.
         """
-        return self._follow(query, key, stream=True)
+        return self._follow(query, key, id, stream=True)
 
     async def route(self, query: Query) -> Served:
         """Return the local answer and what would become of it. Neither cached nor shared."""
@@ -160,7 +180,7 @@ class Gateway:
         return Served(answer, "bypass")
 
     async def _follow(
-        self, query: Query, key: str | None, *, stream: bool
+        self, query: Query, key: str | None, id: str | None, *, stream: bool
     ) -> AsyncGenerator[StreamItem, None]:
         """Watch the run that answers `query`: started here, or found under way."""
         began = time.perf_counter()
@@ -176,6 +196,8 @@ class Gateway:
                     yield StreamHead(event, cache)
                 else:
                     served = self._serve(event, cache, began, leads=leads)
+                    if id is not None:
+                        self._record(id, query, event, fresh=leads)
                     if not headed:
                         yield StreamHead(served.answer.decision, served.cache)
                     yield served
@@ -194,6 +216,17 @@ class Gateway:
             served = Served(_at_no_cost(event, began, event.timings_ms), cache)
         self.metrics.answered(served.answer, served.cache, fresh=leads and served.cache != "hit")
         return served
+
+    def _record(self, id: str, query: Query, event: Answer | _Found, *, fresh: bool) -> None:
+        """Have the decision recorded; of a fresh answer, find out what the LLM thinks of it."""
+        if isinstance(event, _Found):
+            self.books.decision(id, query, event.answer, audited=0.0)
+            return
+        auditor = self.auditor if fresh else None
+        audited = 0.0 if auditor is None else auditor.offer(id, query, event)
+        self.books.decision(id, query, event, audited)
+        if fresh and event.decision.route == "remote":
+            self.books.keep(lambda: upstream_label(id, query, event, self.books.clock()))
 
     async def _run(
         self, query: Query, key: str | None, *, stream: bool

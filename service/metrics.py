@@ -15,6 +15,7 @@ from prometheus_client import (
 
 from router.answer import Answer, Usage
 from router.engine.messages import EngineStats
+from router.ledger import Label
 from service.replies import STAGES, CacheStatus
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -82,6 +83,27 @@ class Metrics:
         self.streams_cut = Counter(
             "router_streams_cut", "Streams that ended with an error", registry=registry
         )
+        self.labels = Counter(
+            "router_labels",
+            "Local answers found right or wrong, by who told",
+            ["source", "correct"],
+            registry=registry,
+        )
+        self.audits = Counter(
+            "router_audits",
+            "Kept answers that the upstream was asked about too, by what came of it",
+            ["result"],
+            registry=registry,
+        )
+        self.audit_cost_usd = Counter(
+            "router_audit_cost_usd", "Paid to the upstream for audits", registry=registry
+        )
+        self.ledger_errors = Counter(
+            "router_ledger_errors",
+            "Faults of the ledger; overflow: entries lost because it was too slow",
+            ["operation"],
+            registry=registry,
+        )
         self.engine_up = Gauge("router_engine_up", "1 if the engine runs", registry=registry)
         self.engine = Gauge(
             "router_engine",
@@ -115,6 +137,10 @@ class Metrics:
     def cache_fault(self, operation: str) -> None:
         """Count a fault of the cache: ``get``, ``put`` or ``decode``."""
         self.cache_errors.labels(operation).inc()
+
+    def labelled(self, label: Label) -> None:
+        """Count a label that is new or has changed."""
+        self.labels.labels(label.source, "true" if label.correct else "false").inc()
 
     def observe_engine(self, alive: bool, stats: EngineStats | None) -> None:
         """Take in the engine's load; None leaves the last one known."""

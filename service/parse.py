@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -40,15 +40,23 @@ _MODELS: dict[str, type[BaseModel]] = {
 }
 
 
-class Parsed(NamedTuple):
+M = TypeVar("M", bound=BaseModel)
+
+
+class Parsed(NamedTuple, Generic[M]):
     """A valid request, and the same as the client sent it."""
 
-    request: ChatRequest
+    request: M
     raw: dict[str, Any]
 
 
-async def read_chat_request(request: Request) -> Parsed:
+async def read_chat_request(request: Request) -> Parsed[ChatRequest]:
     """Read and check the body of a chat request. Raises ApiError that names what is wrong."""
+    return await read_request(request, ChatRequest)
+
+
+async def read_request(request: Request, model: type[M]) -> Parsed[M]:
+    """Read a body and check that it is a `model`. Raises ApiError that names what is wrong."""
     # A web page may make a browser post text/plain anywhere without asking; never JSON.
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
@@ -58,11 +66,15 @@ async def read_chat_request(request: Request) -> Parsed:
             "send 'application/json'.",
             code="unsupported_media_type",
         )
-    return parse_chat_request(await _read_body(request))
+    return _parse(await _read_body(request), model)
 
 
-def parse_chat_request(data: bytes) -> Parsed:
+def parse_chat_request(data: bytes) -> Parsed[ChatRequest]:
     """Check a chat request. Raises ApiError that names what is wrong."""
+    return _parse(data, ChatRequest)
+
+
+def _parse(data: bytes, model: type[M]) -> Parsed[M]:
     try:
         raw = strict_json.loads(data)
     except ValueError as exc:
@@ -70,9 +82,9 @@ def parse_chat_request(data: bytes) -> Parsed:
     if not isinstance(raw, dict):
         raise bad_request("The body must be a JSON object.", None, "invalid_type")
     try:
-        return Parsed(ChatRequest.model_validate(raw), raw)
+        return Parsed(model.model_validate(raw), raw)
     except ValidationError as exc:
-        raise _explain(exc.errors(include_url=False)) from None
+        raise _explain(exc.errors(include_url=False), model) from None
 
 
 async def _read_body(request: Request) -> bytes:
@@ -88,14 +100,14 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _explain(errors: Sequence[ErrorDetails]) -> ApiError:
+def _explain(errors: Sequence[ErrorDetails], model: type[BaseModel]) -> ApiError:
     """Turn pydantic's findings into one error. An unknown field goes first: it explains others."""
     chosen = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     loc = _location(chosen)
     param = _param(loc)
     match chosen["type"]:
         case "extra_forbidden":
-            return _unknown(loc, param)
+            return _unknown(loc, param, model)
         case "missing":
             return bad_request(
                 f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
@@ -120,13 +132,13 @@ def _param(loc: tuple[str | int, ...]) -> str:
     return text
 
 
-def _unknown(loc: tuple[str | int, ...], param: str) -> ApiError:
+def _unknown(loc: tuple[str | int, ...], param: str, whole: type[BaseModel]) -> ApiError:
     name = str(loc[-1])
     inside = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), None)
-    model = _MODELS.get(inside) if inside else ChatRequest
+    model = _MODELS.get(inside) if inside else whole
     known = list(model.model_fields) if model else []
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    guess = OTHER_NAMES.get(name) if inside is None else None
+    guess = OTHER_NAMES.get(name) if model is ChatRequest else None
     if guess is None and near:
         guess = near[0]
     hint = f" Did you mean '{guess}'?" if guess else ""

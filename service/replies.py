@@ -57,12 +57,13 @@ def completion(
 ) -> dict[str, Any]:
     """Return the `chat.completion` object.
 
-    A remote answer is the upstream's own object with `router` added. `usage` counts the tokens of
-    the leg that answered; `router.usage` has both.
+    A remote answer is the upstream's own object with our `id`, under which its decision is recorded
+    (upstreams may repeat theirs), and with `router` added. `usage` counts the tokens of the leg
+    that answered; `router.usage` has both.
     """
     router = router_object(answer, cache)
     if answer.decision.route == "remote" and answer.remote_body is not None:
-        return {**answer.remote_body, "router": router}
+        return {**answer.remote_body, "id": envelope.id, "router": router}
     shown = token_logprobs(answer, n_top) if logprobs and answer.decision.route == "local" else None
     choice = {
         "index": 0,
@@ -102,6 +103,7 @@ def router_object(answer: Answer, cache: CacheStatus) -> dict[str, Any]:
         "certificate": None if decision.certificate is None else dict(decision.certificate),
         "degraded": decision.degraded,
         "cache": cache,
+        "upstream_id": (answer.remote_body or {}).get("id"),
         "usage": {
             "local": usage_object(answer.usage_local),
             "remote": usage_object(answer.usage_remote),

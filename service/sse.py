@@ -98,7 +98,7 @@ class ChunkWriter:
         yield self._local([_delta({"content": text}, logprobs)])
 
     def _pass_on(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Pass an upstream's chunk on as it came; hold its last one back until the answer is whole.
+        """Pass an upstream's chunk on under our id; hold its last one until the answer is whole.
 
         Chunks without choices tell the usage, which is told at the end, to those who asked.
         """
@@ -110,6 +110,7 @@ class ChunkWriter:
             yield self._held
             self._held = None
         chunk = {name: value for name, value in body.items() if name not in ("router", "usage")}
+        chunk["id"] = self._envelope.id
         self._begun = True
         if any(choice.get("finish_reason") is not None for choice in choices):
             self._held = chunk
@@ -150,11 +151,12 @@ class ChunkWriter:
         return {**self._envelope.fields(KIND), "choices": choices, **usage}
 
     def _like_remote(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return a chunk that carries the upstream's id, model and so on."""
+        """Return a chunk that carries the upstream's model and so on, and our id."""
         source = self._remote or {}
         shared = self._envelope.fields(KIND)
         own = {name: source[name] for name in shared if source.get(name) is not None}
-        return {**shared, **own, "object": KIND, "choices": choices}
+        ours = {"id": self._envelope.id, "object": KIND}
+        return {**shared, **own, **ours, "choices": choices}
 
 
 async def chat_events(

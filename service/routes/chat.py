@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from router.answer import Decision, Query
 from service.disconnect import until_disconnect
-from service.gateway import Gateway, StreamHead, StreamItem
+from service.gateway import StreamHead, StreamItem
 from service.openai import ChatRequest
 from service.parse import read_chat_request
 from service.query import to_query, wants_logprobs
@@ -37,15 +37,16 @@ async def chat_completions(request: Request, gateway: GatewayDep) -> Response:
     chat, raw = await read_chat_request(request)
     query = to_query(chat, raw, n_vocab=gateway.info.n_vocab)
     key = gateway.key(query, request.headers)
+    envelope = Envelope.new(gateway.info)
     if chat.stream:
-        items = gateway.stream(query, key=key)
-        return await _streamed(request, items, _writer(gateway, chat, query))
-    served = await until_disconnect(request, gateway.answer(query, key=key))
+        items = gateway.stream(query, key=key, id=envelope.id)
+        return await _streamed(request, items, _writer(envelope, chat, query))
+    served = await until_disconnect(request, gateway.answer(query, key=key, id=envelope.id))
     log_facts(request).update(_log_line(served.answer.decision, served.cache))
     body = completion(
         served.answer,
         served.cache,
-        Envelope.new(gateway.info),
+        envelope,
         logprobs=wants_logprobs(query),
         n_top=query.top_logprobs,
     )
@@ -66,9 +67,9 @@ async def _streamed(
     return EventStream(chat_events(items, writer, facts), items, headers)
 
 
-def _writer(gateway: Gateway, chat: ChatRequest, query: Query) -> ChunkWriter:
+def _writer(envelope: Envelope, chat: ChatRequest, query: Query) -> ChunkWriter:
     return ChunkWriter(
-        Envelope.new(gateway.info),
+        envelope,
         include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
         logprobs=wants_logprobs(query),
         n_top=query.top_logprobs,

@@ -56,6 +56,10 @@ class LiveGateway:
         await request.json()
         return JSONResponse(wire.decision())
 
+    async def feedback(self, request: Request) -> Response:
+        body = await request.json()
+        return JSONResponse(wire.feedback(body["id"]))
+
     async def _stream(self, question: str) -> AsyncIterator[bytes]:
         whole = wire.sse(wire.pieces("Hel", "lo"))
         if question == "cut":
@@ -92,6 +96,7 @@ def live() -> Iterator[LiveGateway]:
             routes=[
                 Route("/v1/chat/completions", gateway.chat, methods=["POST"]),
                 Route("/v1/route", gateway.route, methods=["POST"]),
+                Route("/v1/feedback", gateway.feedback, methods=["POST"]),
             ]
         )
         config = uvicorn.Config(

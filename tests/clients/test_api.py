@@ -128,4 +128,4 @@ def test_the_readme_s_examples_run(example: str, live: LiveGateway) -> None:
 
 
 def test_the_readme_has_examples() -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7

@@ -64,6 +64,10 @@ def decision(**changes: Any) -> Json:
     }
 
 
+def feedback(id: str = "chatcmpl-1", **changes: Any) -> Json:
+    return {"object": "feedback", "id": id, "correct": True, "counted": True, **changes}
+
+
 def error(message: str = "no", **fields: Any) -> Json:
     return {"error": {"message": message, "type": "t", "param": None, "code": None, **fields}}
 

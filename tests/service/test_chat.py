@@ -25,6 +25,7 @@ ROUTER_KEYS = [
     "certificate",
     "degraded",
     "cache",
+    "upstream_id",
     "usage",
     "cost_usd",
     "saved_usd",
@@ -98,7 +99,8 @@ async def test_a_remote_answer_is_the_upstreams_own_with_the_router_object() -> 
     assert REMOTE.remote_body is not None
     body = strict(await ask(ScriptedPipeline(REMOTE)))
     router = body.pop("router")
-    assert body == REMOTE.remote_body
+    assert body == {**REMOTE.remote_body, "id": body["id"]}
+    assert body["id"] != REMOTE.remote_body["id"] == router["upstream_id"]
     assert router["route"] == "remote"
     assert router["reason"] == "uncertain"
     assert router["cost_usd"] == 0.004

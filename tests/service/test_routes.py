@@ -188,6 +188,7 @@ async def test_the_api_describes_itself() -> None:
     assert set(schema["paths"]) == {
         "/v1/chat/completions",
         "/v1/route",
+        "/v1/feedback",
         "/v1/models",
         "/v1/models/{model_id}",
         "/v1/calibration",

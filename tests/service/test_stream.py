@@ -120,7 +120,10 @@ async def test_a_remote_answer_is_passed_on_as_it_came() -> None:
     assert response.headers["x-router-route"] == "remote"
     assert len(parts) == 4
     sent = [event.body for event in REMOTE_STREAM if isinstance(event, RemoteChunk)]
-    assert parts[:3] == sent[:3]
+    ours = parts[0]["id"]
+    assert ours != "chatcmpl-up"
+    assert parts[:3] == [{**chunk, "id": ours} for chunk in sent[:3]]
+    assert parts[3]["id"] == ours
     assert parts[3]["choices"] == sent[3]["choices"]
     assert parts[3]["router"]["route"] == "remote"
     assert parts[3]["router"]["cost_usd"] == 0.004
@@ -133,7 +136,7 @@ async def test_a_remote_answer_with_usage() -> None:
     assert "router" not in finish
     assert (last["choices"], last["usage"]) == ([], REMOTE_USAGE)
     assert last["router"]["route"] == "remote"
-    assert last["id"] == finish["id"] == "chatcmpl-up"
+    assert last["id"] == finish["id"] == parts[0]["id"]
     assert last["model"] == "big"
 
 
@@ -158,7 +161,7 @@ async def test_an_upstream_that_forgot_to_finish_gets_a_finish() -> None:
     events: list[Step] = [UNCERTAIN, remote_chunk({"content": "a"}), REMOTE]
     parts = chunks(await stream(ScriptedPipeline(events=events)))
     assert parts[-1]["choices"][0]["finish_reason"] == "stop"
-    assert parts[-1]["id"] == "chatcmpl-up"
+    assert parts[-1]["id"] == parts[0]["id"]
 
 
 async def again(pipeline: ScriptedPipeline, **fields: Any) -> tuple[httpx.Response, httpx.Response]:

@@ -30,6 +30,7 @@ from router_client._errors import (
 from router_client._models import (
     Answer,
     Decision,
+    Feedback,
     FunctionCall,
     Health,
     LocalAnswer,
@@ -64,6 +65,7 @@ __all__ = [
     "Busy",
     "ContextLengthExceeded",
     "Decision",
+    "Feedback",
     "FunctionCall",
     "Health",
     "InvalidResponse",

@@ -10,13 +10,14 @@ from typing import Any
 import httpx
 
 from router_client import _response as parse
-from router_client._models import Answer, Decision, Health, ModelInfo
+from router_client._models import Answer, Decision, Feedback, Health, ModelInfo
 from router_client._request import (
     DEFAULT_BASE_URL,
     Call,
     Calls,
     Config,
     chat_body,
+    feedback_body,
     prompt_messages,
     question_messages,
 )
@@ -164,6 +165,18 @@ class AsyncRouterClient:
             params=params,
         )
         return parse.decision_from(await self._send(self._calls.route(body, timeout)))
+
+    async def feedback(
+        self,
+        id: str,
+        *,
+        correct: bool | None = None,
+        answer: str | None = None,
+        timeout: TimeoutLike = NOT_GIVEN,
+    ) -> Feedback:
+        """Tell whether a local answer was right, as `RouterClient.feedback`."""
+        body = feedback_body(id, correct, answer)
+        return parse.feedback_from(await self._send(self._calls.feedback(body, timeout)))
 
     async def calibration(self) -> dict[str, Any]:
         """Return the summary of the calibration in use, as the gateway tells it."""

@@ -10,13 +10,14 @@ from typing import Any
 import httpx
 
 from router_client import _response as parse
-from router_client._models import Answer, Decision, Health, ModelInfo
+from router_client._models import Answer, Decision, Feedback, Health, ModelInfo
 from router_client._request import (
     DEFAULT_BASE_URL,
     Call,
     Calls,
     Config,
     chat_body,
+    feedback_body,
     prompt_messages,
     question_messages,
 )
@@ -198,6 +199,29 @@ class RouterClient:
             params=params,
         )
         return parse.decision_from(self._send(self._calls.route(body, timeout)))
+
+    def feedback(
+        self,
+        id: str,
+        *,
+        correct: bool | None = None,
+        answer: str | None = None,
+        timeout: TimeoutLike = NOT_GIVEN,
+    ) -> Feedback:
+        """Tell whether a local answer was right; the gateway learns from it.
+
+        Parameters
+        ----------
+        id : the answer's `id` (not its `request_id`).
+        correct : whether it was right; for local answers.
+        answer : or the right answer, in short: a letter, a number, a few words. Also for escalated
+            answers, whose local one it is compared with.
+
+        Saying the same twice counts once; the last word holds. NotFound when the gateway does not
+        know the id (any more); an APIStatusError with status 409 when it has no local answer.
+        """
+        body = feedback_body(id, correct, answer)
+        return parse.feedback_from(self._send(self._calls.feedback(body, timeout)))
 
     def calibration(self) -> dict[str, Any]:
         """Return the summary of the calibration in use, as the gateway tells it."""

@@ -187,6 +187,18 @@ class Decision(_Routed):
     raw: Mapping[str, Any] = Field(repr=False)
 
 
+class Feedback(_Value):
+    """How feedback was taken.
+
+    `correct` is what now holds of the local answer; `counted` is false when that changed nothing,
+    as when the same was said before.
+    """
+
+    id: str
+    correct: bool
+    counted: bool
+
+
 class ModelInfo(_Value):
     """One entry of `GET /v1/models`; `id` is what `mode` takes."""
 

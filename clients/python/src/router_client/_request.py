@@ -115,6 +115,9 @@ class Calls:
     def route(self, body: Mapping[str, Any], timeout: TimeoutLike) -> Call:
         return self._post("/v1/route", body, timeout)
 
+    def feedback(self, body: Mapping[str, Any], timeout: TimeoutLike) -> Call:
+        return self._post("/v1/feedback", body, timeout)
+
     def _post(
         self,
         path: str,
@@ -191,6 +194,19 @@ def chat_body(
     if asked := {name: value for name, value in router.items() if value is not None}:
         body["router"] = asked
     return body
+
+
+def feedback_body(id: str, correct: bool | None, answer: str | None) -> dict[str, Any]:
+    """Return the JSON body of a feedback.
+
+    Raises ValueError unless one of `correct` and `answer` is given, TypeError when `id` is no
+    string.
+    """
+    if not isinstance(id, str):
+        raise TypeError(f"id is an answer's id, a string, not {type(id).__name__}; pass answer.id")
+    if (correct is None) == (answer is None):
+        raise ValueError("give one of correct= (was it right?) and answer= (the right answer)")
+    return {"id": id, "correct": correct} if answer is None else {"id": id, "answer": answer}
 
 
 def checked_timeout(timeout: httpx.Timeout | float | None) -> httpx.Timeout:

@@ -20,6 +20,7 @@ from router_client._errors import (
 from router_client._models import (
     Answer,
     Decision,
+    Feedback,
     Health,
     LocalAnswer,
     ModelInfo,
@@ -110,6 +111,11 @@ def decision_from(response: httpx.Response) -> Decision:
         request_id=request_id(response),
         raw=body,
     )
+
+
+def feedback_from(response: httpx.Response) -> Feedback:
+    """Return how `POST /v1/feedback` was taken. Raises InvalidResponse."""
+    return validated(Feedback, json_object(response), request_id(response))
 
 
 def models_from(response: httpx.Response) -> tuple[ModelInfo, ...]:
