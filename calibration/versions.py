@@ -37,6 +37,23 @@ def keep(folder: str | os.PathLike[str], successor: Calibration) -> None:
             _replace_previous(folder, copy)
 
 
+def previous(folder: str | os.PathLike[str]) -> Calibration:
+    """Return the calibration kept before the one in `folder`.
+
+    Raises
+    ------
+    ArtifactError
+        When none was kept, or the one kept can't be used.
+    """
+    kept = Path(folder) / PREVIOUS
+    if not (kept / FILE_NAME).exists():
+        raise ArtifactError(
+            f"there is no earlier calibration in {folder}: one is kept in {kept} when another is "
+            "saved over it, by `router calibrate` or `router recalibrate`"
+        )
+    return Calibration.load(kept)
+
+
 def rollback(folder: str | os.PathLike[str]) -> Calibration:
     """Swap the calibration in `folder` with the one before it; return the one now in `folder`.
 
@@ -48,16 +65,10 @@ def rollback(folder: str | os.PathLike[str]) -> Calibration:
         When none was kept, or the one kept can't be used. Nothing has changed then.
     """
     folder = Path(folder)
-    kept = folder / PREVIOUS
-    if not (kept / FILE_NAME).exists():
-        raise ArtifactError(
-            f"there is no earlier calibration in {folder}: one is kept in {kept} when another is "
-            "saved over it, by `router calibrate` or `router recalibrate`"
-        )
-    back = Calibration.load(kept)
+    back = previous(folder)
     with _copied(folder) as copy:
         # First into use, then out of keeping: until the end, what goes into use is also kept.
-        _put(kept, folder)
+        _put(folder / PREVIOUS, folder)
         if (copy / FILE_NAME).exists():
             _replace_previous(folder, copy)
     return back

@@ -1,4 +1,4 @@
-"""`router calibration`: look at a calibration without running the model."""
+"""`router calibration`: look at a calibration, or go back to the one before, without the model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from calibration.artifact import Calibration
 
 
-@click.group(short_help="Look at a calibration.")
+@click.group(short_help="Look at a calibration, or go back to the one before.")
 def calibration() -> None:
-    """Look at a calibration: the shipped one of the model, or the folder that is set."""
+    """Look at a calibration, compare it with another, or go back to the one before."""
 
 
 @calibration.command()
@@ -43,6 +43,57 @@ def show(*, as_json: bool, plot: Path | None, dark: bool, settings: Settings) ->
         click.echo(json.dumps(found.summary(), indent=2, sort_keys=True))
     else:
         click.echo("\n".join(table(found)))
+
+
+@calibration.command()
+@click.argument("new", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("old", metavar="[OLD_FOLDER]", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def diff(*, new: Path, old: Path | None, as_json: bool) -> None:
+    """Print what the calibration in FOLDER changes against the one before it, or in OLD_FOLDER."""
+    from calibration.artifact import Calibration  # noqa: PLC0415
+    from calibration.difference import difference, to_json  # noqa: PLC0415
+    from calibration.versions import previous  # noqa: PLC0415
+
+    now = Calibration.load(new)
+    was = previous(new) if old is None else Calibration.load(old)
+    if as_json:
+        click.echo(json.dumps(to_json(was, now), indent=2, sort_keys=True))
+        return
+    click.echo(f"{_named(was)} -> {_named(now)}")
+    if was.id == now.id:
+        click.echo("they are the same")
+    else:
+        click.echo("\n".join(difference(was, now) or ["nothing that decides differs"]))
+
+
+@calibration.command()
+@settings_options("calibration")
+def rollback(settings: Settings) -> None:
+    """Swap the calibration in the folder that is set with the one before; again to undo it."""
+    from calibration.errors import ArtifactError  # noqa: PLC0415
+    from calibration.versions import PREVIOUS, previous  # noqa: PLC0415
+    from calibration.versions import rollback as swap  # noqa: PLC0415
+
+    folder = settings.calibration
+    if not folder:
+        raise ArtifactError(
+            "no calibration folder is set, so the calibration that ships with the model is in use, "
+            "and there is none before it; name a folder with --calibration"
+        )
+    click.echo(f"current is now {_named(swap(folder))}")
+    try:
+        kept = f"kept is {_named(previous(folder))}; another rollback brings it back"
+    except ArtifactError as error:
+        kept = f"what was current is kept in {Path(folder) / PREVIOUS}, but can't be used: {error}"
+    click.echo(kept)
+    click.echo(
+        "a running gateway takes the current one over at POST /v1/calibration/reload or SIGHUP"
+    )
+
+
+def _named(calibration: Calibration) -> str:
+    return f"{calibration.id[:19]}, made {calibration.created[:10]} from {calibration.n} answers"
 
 
 def _find(settings: Settings) -> Calibration:

@@ -1,10 +1,12 @@
-"""`router calibration show`: what is kept at which measured error."""
+"""`router calibration`: what is kept at which measured error, what changed, and back again."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from calibration import shipped
@@ -19,6 +21,7 @@ from tests.calibration.test_fit import (
     fitted_with_band,
     make_records,
 )
+from tests.router.calibrations import calibration as by_hand
 from tests.router.samples import engine_info
 
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -78,7 +81,7 @@ def test_show_says_where_it_looks_closer_and_what_that_buys(tmp_path: Path) -> N
     assert lines[2] == (
         "cost per query and AUROC, looking closer: "
         f"never 1.00 and {band.auroc_cheap:.3f}, in doubt {1 + band.cost:.2f} and "
-        f"{band.auroc:.3f}, always 1.25 and {band.auroc_everything:.3f}"
+        f"{band.auroc:.3f}, always {1 + band.cost_everything:.2f} and {band.auroc_everything:.3f}"
     )
 
 
@@ -118,3 +121,91 @@ def test_the_readmes_table_is_what_the_shipped_calibration_measured(model_path: 
                 [cell.strip() for cell in line.strip("|").split("|")] == row
                 for line in page.splitlines()
             ), row
+
+
+def run(*arguments: str | Path, code: int = 0) -> list[str]:
+    result = CliRunner().invoke(main, ["calibration", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.output.splitlines()
+
+
+OLD = by_hand()
+NEW = replace(OLD, n=300, operating_point=replace(OLD.operating_point, threshold=0.6))
+
+
+class TestDiff:
+    def test_against_the_one_before(self, tmp_path: Path) -> None:
+        OLD.save(tmp_path)
+        NEW.save(tmp_path)
+        assert run("diff", tmp_path) == [
+            f"{OLD.id[:19]}, made 2026-01-01 from 200 answers -> "
+            f"{NEW.id[:19]}, made 2026-01-01 from 300 answers",
+            "threshold: 0.500 -> 0.600",
+            "n: 200 -> 300",
+        ]
+
+    def test_against_another_folder(self, tmp_path: Path) -> None:
+        OLD.save(tmp_path / "old")
+        NEW.save(tmp_path / "new")
+        assert run("diff", tmp_path / "old", tmp_path / "new")[1:] == [
+            "threshold: 0.600 -> 0.500",
+            "n: 300 -> 200",
+        ]
+
+    def test_as_json(self, tmp_path: Path) -> None:
+        OLD.save(tmp_path)
+        NEW.save(tmp_path)
+        found = json.loads("\n".join(run("diff", tmp_path, "--json")))
+        assert (found["old"], found["new"]) == (OLD.id, NEW.id)
+        assert found["changes"][0] == {"name": "threshold", "was": 0.5, "now": 0.6}
+
+    def test_of_what_does_not_differ(self, tmp_path: Path) -> None:
+        OLD.save(tmp_path)
+        assert run("diff", tmp_path, tmp_path)[1:] == ["they are the same"]
+        replace(OLD, seed=1).save(tmp_path)
+        assert run("diff", tmp_path)[1:] == ["nothing that decides differs"]
+
+    def test_without_one_before(self, tmp_path: Path) -> None:
+        OLD.save(tmp_path)
+        (line,) = run("diff", tmp_path, code=1)
+        assert "there is no earlier calibration in" in line
+
+
+class TestRollback:
+    def test_there_and_back_again(self, tmp_path: Path) -> None:
+        OLD.save(tmp_path)
+        NEW.save(tmp_path)
+        for current, kept in ((OLD, NEW), (NEW, OLD)):
+            lines = run("rollback", "--calibration", tmp_path)
+            assert lines[0].startswith(f"current is now {current.id[:19]}, made 2026-01-01")
+            assert lines[1].startswith(f"kept is {kept.id[:19]}")
+            assert "POST /v1/calibration/reload or SIGHUP" in lines[2]
+            assert Calibration.load(tmp_path).id == current.id
+
+    def test_the_folder_may_be_set_in_the_environment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        OLD.save(tmp_path)
+        NEW.save(tmp_path)
+        monkeypatch.setenv("ROUTER_CALIBRATION", str(tmp_path))
+        run("rollback")
+        assert Calibration.load(tmp_path).id == OLD.id
+
+    def test_from_one_that_is_broken(self, tmp_path: Path) -> None:
+        OLD.save(tmp_path)
+        NEW.save(tmp_path)
+        (tmp_path / "calibration.json").write_text("{")
+        lines = run("rollback", "--calibration", tmp_path)
+        assert lines[0].startswith(f"current is now {OLD.id[:19]}")
+        assert "can't be used" in lines[1]
+
+    def test_without_one_before(self, tmp_path: Path) -> None:
+        OLD.save(tmp_path)
+        (line,) = run("rollback", "--calibration", tmp_path, code=1)
+        assert "there is no earlier calibration in" in line
+
+    def test_of_the_shipped_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (line,) = run("rollback", code=1)
+        assert "ships with the model is in use" in line
+        assert "name a folder with --calibration" in line
