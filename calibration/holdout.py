@@ -50,9 +50,10 @@ def uncertainty_bins(
 ) -> Bins:
     """Divide answers by their uncertainty.
 
-    What we know of the paper says how many bins there are, not how they are cut. Equal widths,
-    the usual meaning, are the default. Where few answers are far less sure than the rest they leave most bins empty;
-    ``mass`` does not.
+    What we know of the paper says how many bins there are, not how they are cut. Equal widths, the
+    usual meaning, are the default. Where few answers are far less sure than the rest they leave
+    bins nearly empty, of each of which a hold-out takes one answer, so that it holds more of the
+    least sure than the pool; ``mass`` avoids that.
 
     Parameters
     ----------
