@@ -21,6 +21,12 @@ MAX_WORDS = 6
 _MAX_SENTENCE = 14
 """Words of a sentence in which such an answer is looked for."""
 
+_MAX_CHARS = 4000
+"""A longer LLM's answer is not compared; of a longer local one the beginning and the end are read.
+
+The graders take time with the square of a text's numbers, and small models count without end.
+"""
+
 _N_UNNAMED = 10
 """Letters A to J are options even where the question's own are not known."""
 
@@ -67,12 +73,12 @@ def agrees(local: str, remote: str, question: str = "") -> bool | None:
     True
     """
     expected = _expected(remote, question)
-    return None if expected is None else grade(expected, local)
+    return None if expected is None else grade(expected, _shortened(local))
 
 
 def _expected(remote: str, question: str) -> Item | None:
     """The question with the LLM's answer as its gold answer."""
-    if not remote.strip() or _REFUSES.match(remote):
+    if not remote.strip() or len(remote) > _MAX_CHARS or _REFUSES.match(remote):
         return None
     options = find_options(question)
     if options is not None and len(options.options) <= len(LETTERS):
@@ -89,6 +95,12 @@ def _expected(remote: str, question: str) -> Item | None:
         or _leading_number(conclusion, question)
         or _short_text(conclusion, question)
     )
+
+
+def _shortened(local: str) -> str:
+    if len(local) <= _MAX_CHARS:
+        return local
+    return local[: _MAX_CHARS // 4] + "\n" + local[-3 * _MAX_CHARS // 4 :]
 
 
 def _conclusion(text: str) -> str | None:

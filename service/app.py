@@ -58,13 +58,13 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            ledger = await open_ledger(settings)
+            if ledger is not None:
+                stack.push_async_callback(ledger.close)
             running: PipelinePort = build_pipeline(settings) if pipeline is None else pipeline
             stack.push_async_callback(running.close)
             cache = build_cache(settings, measured)
             stack.push_async_callback(cache.close)
-            ledger = await open_ledger(settings)
-            if ledger is not None:
-                stack.push_async_callback(ledger.close)
             await running.start()
             books = Books(ledger, measured)
             auditor = build_auditor(settings, books, measured, running.upstream)

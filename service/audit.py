@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
@@ -134,7 +134,8 @@ class Auditor:
                 self._count("failed")
                 return
         self._metrics.audit_cost_usd.inc(self._prices.cost(remote.usage))
-        verdict = _compare(text, remote.text, remote.finish_reason, query)
+        end = remote.finish_reason
+        verdict = await asyncio.to_thread(_compare, text, remote.text, end, query)
         if verdict is None:
             self._count("untold")
             return
@@ -193,17 +194,24 @@ def build_auditor(
     )
 
 
-def upstream_label(id: str, query: Query, answer: Answer, at: float) -> Label | None:
-    """Return whether the local answer agrees with the LLM's, which was given instead.
+def upstream_label(
+    id: str, query: Query, answer: Answer, at: float
+) -> Callable[[], Label | None] | None:
+    """Return what labels the local answer by the LLM's, which was given instead.
 
-    None where there is no whole local answer, decoded as it was calibrated, or it can't be told.
-    Each escalated answer is compared, so the inclusion is 1.
+    None where there is no whole local answer that was decoded as it was calibrated; and there is no
+    label where it can't be told. Each escalated answer is compared, so the inclusion is 1.
     """
     decision, text = answer.decision, local_text(answer)
     if decision.route == "local" or text is None or not decision.calibrated_sampler:
         return None
-    verdict = _compare(text, answer.text, answer.finish_reason, query)
-    return None if verdict is None else Label(id, verdict, "upstream", at, 1.0)
+    remote, end = answer.text, answer.finish_reason  # not all of the answer: its trace is large
+
+    def label() -> Label | None:
+        verdict = _compare(text, remote, end, query)
+        return None if verdict is None else Label(id, verdict, "upstream", at, 1.0)
+
+    return label
 
 
 def _compare(local: str, remote: str, remote_end: str, query: Query) -> bool | None:

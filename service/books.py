@@ -136,7 +136,8 @@ class Books:
             self.fault("record", error)
 
     async def _label(self, ledger: Ledger, entry: Label | Callable[[], Label | None]) -> None:
-        label = entry if isinstance(entry, Label) else entry()
+        # In a thread: comparing two answers may take a while.
+        label = entry if isinstance(entry, Label) else await asyncio.to_thread(entry)
         try:
             if label is not None and await ledger.label(label):
                 self._metrics.labelled(label)

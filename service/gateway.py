@@ -225,8 +225,9 @@ class Gateway:
         auditor = self.auditor if fresh else None
         audited = 0.0 if auditor is None else auditor.offer(id, query, event)
         self.books.decision(id, query, event, audited)
-        if fresh and event.decision.route == "remote":
-            self.books.keep(lambda: upstream_label(id, query, event, self.books.clock()))
+        label = upstream_label(id, query, event, self.books.clock()) if fresh else None
+        if label is not None:
+            self.books.keep(label)
 
     async def _run(
         self, query: Query, key: str | None, *, stream: bool

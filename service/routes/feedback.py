@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -28,7 +29,7 @@ class FeedbackRequest(Wire):
     id: str = Field(min_length=1, max_length=200, description="The response's `id`")
     correct: bool | None = Field(default=None, description="Whether the local answer was right")
     answer: str | None = Field(
-        default=None, min_length=1, max_length=10_000, description="The right answer, in short"
+        default=None, min_length=1, max_length=1000, description="The right answer, in short"
     )
 
 
@@ -89,7 +90,7 @@ async def _take_in(gateway: Gateway, said: FeedbackRequest) -> tuple[bool, bool]
             code="answer_not_found",
             param="id",
         )
-    correct = _judged(decided, said)
+    correct = await asyncio.to_thread(_judged, decided, said)
     label = Label(said.id, correct, "user", books.clock())
     counted = await books.ledger.label(label)
     if counted:

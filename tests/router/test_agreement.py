@@ -85,3 +85,10 @@ def test_whether_it_can_be_told_does_not_depend_on_the_local_answer(remote: str)
     locals_ = ["", "B", "Lima", "12", "No", LONG, remote]
     for question in ("", CAPITAL, OPTIONS, EGGS):
         assert len({agrees(local, remote, question) is None for local in locals_}) == 1
+
+
+def test_texts_without_end_are_cut() -> None:
+    counting = "1, 2, 3, " * 5000
+    assert agrees("12", f"{counting} The answer is 12.") is None
+    assert agrees(f"{counting}\nThe answer is 12.", "12") is True
+    assert agrees(f"12\n{counting}", "12") is False
