@@ -13,7 +13,7 @@ So there is no horizon to fix and no harm in peeking; the wealth is the evidence
 - `CalibrationDrift` needs answers known to be right or wrong: is P(correct) still what it says?
 
 Both spread their wealth over a few bets and "no bet" (`calibration.betting`), so that a drift may
-begin at any time.
+begin at any time. A state is updated by one process at a time: each step rests on the one before.
 
 References
 ----------

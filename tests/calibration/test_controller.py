@@ -284,7 +284,7 @@ class TestOnRealScores:
             others = np.concatenate([sets[other] for other in sets if other != name])
             escalated, _ = run(EscalationController(ratio, others), rng.choice(scores, 400))
             shares = np.cumsum(escalated) / np.arange(1, 401)
-            assert np.abs(shares[199:] - ratio).max() <= 0.03
+            assert np.abs(shares[199:] - ratio).max() <= 0.03 + ROUNDING
 
     @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.7])
     def test_within_three_points_over_the_200_queries_after_a_switch(
@@ -297,8 +297,8 @@ class TestOnRealScores:
                 controller = EscalationController(ratio, sets[before])
                 _, state = run(controller, rng.choice(sets[before], 120))
                 escalated, _ = run(controller, rng.choice(sets[after], 300), state)
-                assert abs(np.mean(escalated[:200]) - ratio) <= 0.03
-                assert abs(np.mean(escalated[100:]) - ratio) <= 0.03
+                assert abs(np.mean(escalated[:200]) - ratio) <= 0.03 + ROUNDING
+                assert abs(np.mean(escalated[100:]) - ratio) <= 0.03 + ROUNDING
 
     def test_a_fixed_threshold_would_not_have(self, sets: dict[str, FloatArray]) -> None:
         gaps = []

@@ -180,6 +180,20 @@ class TestScoreDriftStep:
         assert drift.evidence(state) == pytest.approx(0.98 + 0.02 * np.mean(pays))
         assert state.counts[31] == 1
 
+    def test_bins_hold_the_conformal_p_values(self) -> None:
+        """The definition by counting: (number greater + U) / (n + 1), U from 0 to 1."""
+        rng = np.random.default_rng(16)
+        seen, stream = rng.normal(size=70), rng.normal(0.5, 1.0, size=100)
+        drift = ScoreDrift(seen)
+        urn = drift.gaps.astype(np.float64)
+        for score, into in zip(stream, drift.bins(stream), strict=True):
+            greater, among = (seen > score).sum(), len(seen) + 1
+            above, share = urn[into + 1 :].sum() / urn.sum(), urn[into] / urn.sum()
+            assert above - 1e-9 <= greater / among
+            assert (greater + 1) / among <= above + share + 1e-9
+            urn[into] += 1
+            seen = np.append(seen, score)
+
     def test_no_bet_can_gain_on_average(self) -> None:
         drift = ScoreDrift(np.random.default_rng(9).normal(size=77))
         state = watch(drift, np.random.default_rng(10).normal(1.0, 1.0, size=40))
