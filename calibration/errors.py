@@ -24,7 +24,32 @@ class FitError(CalibrationError):
 
 
 class InfeasibleTarget(CalibrationError):
-    """No threshold meets the target on this data; the message says what is feasible."""
+    """No threshold meets the target on this data; the message says what is feasible.
+
+    Attributes
+    ----------
+    target : what was asked for; "" when not noted.
+    feasible : targets near it that can be met, one of them at a time; indicative, since they were
+        found by trying.
+    least_escalation : share of queries that any method would have to escalate; None when unknown.
+    more_rows : about how many more held-out rows would help; None when no number would, or when
+        that is unknown.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        target: str = "",
+        feasible: tuple[str, ...] = (),
+        least_escalation: float | None = None,
+        more_rows: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.target = target
+        self.feasible = feasible
+        self.least_escalation = least_escalation
+        self.more_rows = more_rows
 
 
 class ArtifactError(CalibrationError):

@@ -1,98 +1,67 @@
-"""A target for the router -> the threshold on P(correct) that meets it on labelled answers.
+"""A target for the router -> the threshold on P(correct) that meets it.
 
 The rule everywhere: an answer is kept iff ``p_correct >= threshold``. An unknown p_correct (NaN)
 is always escalated, and counted. Decisions rest on p_correct alone, so answers that a calibrator
 gave the same p_correct (isotonic ones tie many) are kept or escalated together.
 
-What is measured here is measured: no figure of this module is a guarantee for answers to come.
+`choose_operating_point` is the whole: any targets, chosen on the fit part, a risk or a loss
+certified on the held-out part, all figures measured there. `choose_threshold` only measures: what
+it finds is no guarantee for answers to come.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
+from numpy.typing import ArrayLike
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from calibration.bounds import BOUND_CONFIDENCE, MIN_KEPT, binomial_interval, risk_upper_bound
+from calibration.certificates import CertificateField
 from calibration.errors import CalibrationError, FitError, InfeasibleTarget
-
-TargetKind = Literal["escalation", "risk", "threshold"]
-
-ESCALATE_ALL = math.nextafter(1.0, 2.0)
-"""The threshold that keeps nothing: just above 1, so that even p_correct = 1 escalates."""
-
-MIN_KEPT = 20
-"""Fewest kept answers on which a measured error counts: with 20 kept and none of them wrong, the
-true error may still be 14% (one-sided 95% bound)."""
-
-BOUND_CONFIDENCE = 0.95
-
-_TARGET = re.compile(r"\s*([a-z]+)\s*=\s*([^\s=]+)\s*", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the threshold should achieve; `value` is in [0, 1].
-
-    ========== =====================================================================================
-    kind       meaning of `value`
-    ========== =====================================================================================
-    escalation share of all queries to send to the large model
-    risk       highest measured share of wrong answers among those kept
-    threshold  the threshold itself
-    ========== =====================================================================================
-
-    Raises
-    ------
-    CalibrationError
-        When `kind` is none of these or `value` is not a number in [0, 1].
-    """
-
-    kind: TargetKind
-    value: float
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(TargetKind):
-            raise CalibrationError(f"unknown target {self.kind!r}; {_ALLOWED}")
-        if not 0.0 <= self.value <= 1.0:  # also refuses NaN
-            raise CalibrationError(f"target {self} is outside 0 to 1; {_ALLOWED}")
-
-    def __str__(self) -> str:
-        return f"{self.kind}={self.value!r}"
-
-    @classmethod
-    def parse(cls, text: str) -> Target:
-        """Read ``escalation=0.3``, ``risk=0.1`` or ``threshold=0.6``; `str` is the inverse.
-
-        Raises
-        ------
-        CalibrationError
-            On anything else; the message names what is allowed.
-        """
-        match = _TARGET.fullmatch(text)
-        if match is None:
-            raise CalibrationError(f"can't read the target {text!r}; {_ALLOWED}")
-        name, number = match.group(1).lower(), match.group(2)
-        try:
-            value = float(number)
-        except ValueError:
-            raise CalibrationError(
-                f"{number!r} in the target {text!r} is not a number; {_ALLOWED}"
-            ) from None
-        for kind in get_args(TargetKind):
-            if name == kind:
-                return cls(kind, value)
-        raise CalibrationError(f"unknown target {name!r} in {text!r}; {_ALLOWED}")
-
-
-_ALLOWED = (
-    "allowed are escalation=R, risk=R and threshold=R with R a number from 0 to 1, "
-    "for example escalation=0.3"
+from calibration.limits import budget_of, meet_qualities
+from calibration.metrics import BoolArray, FloatArray
+from calibration.parts import (
+    ESCALATE_ALL,
+    FitPart,
+    HeldOutPart,
+    candidate_thresholds,
+    checked,
+    checked_llm,
+    counts_kept,
 )
+from calibration.targets import (
+    BUDGETS,
+    CostModel,
+    Target,
+    TargetKind,
+    Targets,
+    check_targets,
+    join_targets,
+    parse_targets,
+)
+
+__all__ = [
+    "BOUND_CONFIDENCE",
+    "ESCALATE_ALL",
+    "MIN_KEPT",
+    "CostModel",
+    "OperatingPoint",
+    "Target",
+    "TargetKind",
+    "Targets",
+    "binomial_interval",
+    "candidate_thresholds",
+    "choose_operating_point",
+    "choose_threshold",
+    "measure",
+    "parse_targets",
+    "risk_upper_bound",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +70,7 @@ class OperatingPoint:
 
     Attributes
     ----------
-    target : the target it was chosen for, as `Target.parse` reads it.
+    target : what it was chosen for, as `parse_targets` reads it.
     threshold : keep iff p_correct >= threshold; in [0, 1], or `ESCALATE_ALL`.
     escalation_ratio : share of all `n` answers not kept, those of unknown p_correct included.
     accuracy_kept : measured share of right answers among those kept; None when none was kept.
@@ -110,7 +79,13 @@ class OperatingPoint:
         A reported figure, not a certificate: it is optimistic for a threshold chosen on the same
         answers, and says nothing about queries of another kind.
     n_kept, n : answers kept, and answers in all.
-    certificate : always None; this version certifies nothing.
+    certificate : what is certain of this threshold; None when nothing is. Where there is one, the
+        same answers have picked the threshold among those tested, and the measured figures are
+        slightly optimistic; the certificate's own bounds are not.
+    loss : measured share of answers on which a wrong one is kept though the large model's is right;
+        None where none of its outcomes is known.
+    accuracy_overall : measured share of right answers, kept ones and the large model's for the
+        others; None as for `loss`. Both are shares of the answers of known outcome.
     """
 
     target: str
@@ -120,7 +95,89 @@ class OperatingPoint:
     risk_upper: float | None
     n_kept: int
     n: int
-    certificate: None = None
+    certificate: CertificateField = None
+    loss: float | None = None
+    accuracy_overall: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unmeasured(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As files were before these two were measured, so that those keep their hash."""
+        fields: dict[str, Any] = serialise(self)
+        for name in ("loss", "accuracy_overall"):
+            if fields[name] is None:
+                del fields[name]
+        return fields
+
+
+def choose_operating_point(
+    targets: Sequence[Target],
+    fit: FitPart,
+    held_out: HeldOutPart,
+    *,
+    confidence: float = BOUND_CONFIDENCE,
+    cost: CostModel | None = None,
+) -> OperatingPoint:
+    """Return a threshold that meets all `targets`, with what it does on the held-out part.
+
+    - ``escalation`` and ``cost`` are budgets. A single escalation ratio is met as nearly as ties
+      allow (see `choose_threshold`), other budgets are used in full but not exceeded. Beside one of
+      the qualities below they are limits. They are set on the fit part's `p_served`, which takes no
+      labels.
+    - ``risk`` and ``loss`` come with a certificate: `calibration.certificates.certify`, on a grid
+      that the fit part sets and the held-out part tests.
+    - ``accuracy`` is met on the fit part, out of fold, and measured on the held-out part. It has no
+      certificate.
+    - ``savings`` changes nothing: qualities are always met by escalating as little as they allow.
+    - ``threshold`` is taken as given.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+        As `check_targets` allows them together.
+    fit, held_out : FitPart, HeldOutPart
+        No row in both, where something is to be certified.
+    confidence : float
+        Of the certificate, in (0, 1).
+    cost : CostModel, optional
+        Needed for a cost.
+
+    Returns
+    -------
+    OperatingPoint
+        All its figures are those of the held-out part.
+
+    Raises
+    ------
+    InfeasibleTarget
+        When no threshold meets them all; the message says what is feasible, or which two contradict
+        and by how much.
+    CalibrationError
+        When the targets make no sense together, or a cost is asked for without prices.
+    FitError
+        When something was not recorded that a target needs, or a part is not of its type.
+    """
+    check_targets(targets)
+    if not isinstance(fit, FitPart) or not isinstance(held_out, HeldOutPart):
+        raise FitError(
+            f"expected a FitPart and a HeldOutPart, not a {type(fit).__name__} and a "
+            f"{type(held_out).__name__}"
+        )
+    certificate = None
+    kinds = [target.kind for target in targets]
+    if kinds == ["threshold"]:
+        threshold = targets[0].value
+    elif kinds == ["escalation"]:
+        threshold = _nearest_ratio(targets[0].value, fit.p_served)
+    else:
+        budgets = [budget_of(target, fit, cost) for target in targets if target.kind in BUDGETS]
+        if set(kinds) <= set(BUDGETS):
+            threshold = min(budget.threshold for budget in budgets)
+        else:
+            threshold, certificate = meet_qualities(targets, budgets, fit, held_out, confidence)
+    point = measure(
+        join_targets(targets), threshold, held_out.p_correct, held_out.correct, held_out.llm
+    )
+    return replace(point, certificate=certificate)
 
 
 def choose_threshold(
@@ -156,31 +213,57 @@ def choose_threshold(
         When no threshold reaches the risk asked for; the message says what can be reached.
     FitError
         When the arrays are empty, of different lengths, or hold impossible values.
+    CalibrationError
+        When the target is of another kind: those need `choose_operating_point`.
     """
-    p, right = _validated(p_correct, correct)
+    p, right = checked(p_correct, correct)
     if target.kind == "threshold":
         threshold = target.value
     elif target.kind == "escalation":
         threshold = _nearest_ratio(target.value, p)
-    else:
+    elif target.kind == "risk":
         threshold = _lowest_at_risk(target.value, p, right, min_kept)
+    else:
+        raise CalibrationError(
+            f"{target} can't be chosen on these answers alone; `choose_operating_point` can"
+        )
     return measure(str(target), threshold, p, right)
 
 
 def measure(
-    target: str, threshold: float, p_correct: ArrayLike, correct: ArrayLike
+    target: str,
+    threshold: float,
+    p_correct: ArrayLike,
+    correct: ArrayLike,
+    llm: ArrayLike | None = None,
 ) -> OperatingPoint:
-    """Return what `threshold` does on these answers (arrays as in `choose_threshold`).
+    """Return what `threshold` does on these answers.
+
+    Parameters
+    ----------
+    target : str
+        What to note as the target.
+    threshold : float
+    p_correct, correct : array-like of shape (n,)
+        As in `choose_threshold`.
+    llm : array-like of shape (n,), optional
+        Whether the large model is right on the same questions: 1, 0, or NaN for not recorded.
 
     Raises
     ------
     FitError
         When the arrays are empty, of different lengths, or hold impossible values.
     """
-    p, right = _validated(p_correct, correct)
+    p, right = checked(p_correct, correct)
     kept = p >= threshold  # NaN compares false: unknown is never kept
     n, n_kept = len(p), int(kept.sum())
     n_wrong = int((kept & ~right).sum())
+    loss, accuracy = None, None
+    outcome = np.full(n, np.nan) if llm is None else checked_llm(llm, n)
+    known = ~np.isnan(outcome)
+    if known.any():
+        loss = float(np.mean((kept & ~right & (outcome == 1.0))[known]))
+        accuracy = float(np.mean(np.where(kept, right, outcome)[known]))
     return OperatingPoint(
         target=target,
         threshold=float(threshold),
@@ -189,58 +272,22 @@ def measure(
         risk_upper=risk_upper_bound(n_wrong, n_kept) if n_kept else None,
         n_kept=n_kept,
         n=n,
+        loss=loss,
+        accuracy_overall=accuracy,
     )
 
 
-def candidate_thresholds(p_correct: ArrayLike) -> NDArray[np.float64]:
-    """Return one threshold for every set of answers that some threshold keeps, lowest first.
-
-    `p_correct` has shape (n,), NaN = unknown. The result starts with 0, ends with `ESCALATE_ALL`,
-    and holds between them the middle of each gap between neighbouring distinct values: a p_correct
-    that another machine computes a rounding error away falls on the same side.
-    """
-    values = np.unique(np.asarray(p_correct, dtype=np.float64))
-    values = values[~np.isnan(values)]
-    low, high = values[:-1], values[1:]
-    middle = low + (high - low) / 2
-    middle = np.where(middle > low, middle, high)  # neighbours so close that nothing lies between
-    return np.concatenate([[0.0], middle, [ESCALATE_ALL]])
-
-
-def risk_upper_bound(n_wrong: int, n_kept: int, confidence: float = BOUND_CONFIDENCE) -> float:
-    """Return the exact one-sided upper confidence bound on an error rate: `n_wrong` of `n_kept`.
-
-    Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the
-    binomial", Biometrika 26 (1934): the rate at which seeing `n_wrong` or fewer has probability
-    1 - `confidence`. 1 when all were wrong.
-    """
-    if n_wrong == n_kept:
-        return 1.0
-    return float(betaincinv(n_wrong + 1, n_kept - n_wrong, confidence))
-
-
-def binomial_interval(
-    n_success: int, n: int, confidence: float = BOUND_CONFIDENCE
-) -> tuple[float, float]:
-    """Return the exact two-sided (Clopper-Pearson) interval of a share, `n_success` of `n` seen."""
-    tail = (1.0 + confidence) / 2.0
-    low = 1.0 - risk_upper_bound(n - n_success, n, tail)
-    return low, risk_upper_bound(n_success, n, tail)
-
-
-def _nearest_ratio(ratio: float, p: NDArray[np.float64]) -> float:
+def _nearest_ratio(ratio: float, p: FloatArray) -> float:
     thresholds = candidate_thresholds(p)
-    distance = np.abs(1.0 - _counts_kept(thresholds, p) / len(p) - ratio)
+    distance = np.abs(1.0 - counts_kept(thresholds, p) / len(p) - ratio)
     nearest = np.flatnonzero(distance <= distance.min() + 1e-12)
     return float(thresholds[nearest[-1]])
 
 
-def _lowest_at_risk(
-    risk: float, p: NDArray[np.float64], right: NDArray[np.bool_], min_kept: int
-) -> float:
+def _lowest_at_risk(risk: float, p: FloatArray, right: BoolArray, min_kept: int) -> float:
     thresholds = candidate_thresholds(p)
-    kept = _counts_kept(thresholds, p)
-    wrong = _counts_kept(thresholds, p[~right])
+    kept = counts_kept(thresholds, p)
+    wrong = counts_kept(thresholds, p[~right])
     enough = kept >= max(min_kept, 1)
     meets = enough & (wrong <= risk * kept + 1e-9)
     if meets.any():
@@ -260,30 +307,3 @@ def _lowest_at_risk(
         f"{thresholds[best]:.3f}, which keeps {kept[best]} ({kept[best] / n:.0%}). Ask for "
         f"risk={math.ceil(measured[best] * 1000) / 1000} or more, or for an escalation=R"
     )
-
-
-def _counts_kept(thresholds: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.int64]:
-    known = np.sort(p[~np.isnan(p)])
-    return len(known) - np.searchsorted(known, thresholds, side="left").astype(np.int64)
-
-
-def _validated(
-    p_correct: ArrayLike, correct: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    p = np.asarray(p_correct, dtype=np.float64)
-    labels = np.asarray(correct, dtype=np.float64)
-    if p.ndim != 1 or p.shape != labels.shape:
-        raise FitError(
-            f"p_correct {p.shape} and correct {labels.shape} must both have shape (n,): one value "
-            "each per answer"
-        )
-    if len(p) == 0:
-        raise FitError("there are no answers to choose or measure a threshold on")
-    if np.any((p < 0) | (p > 1)):
-        worst = p[(p < 0) | (p > 1)][0]
-        raise FitError(
-            f"p_correct holds {float(worst)!r}; a probability is from 0 to 1, NaN if unknown"
-        )
-    if not np.isin(labels, (0.0, 1.0)).all():
-        raise FitError("correct must hold only true and false (or 1 and 0)")
-    return p, labels.astype(np.bool_)

@@ -1,72 +1,35 @@
-"""Targets, thresholds and the exact bound, against answers worked out by hand."""
+"""Thresholds and the exact bound, against answers worked out by hand."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from scipy import stats
 
 from calibration.errors import CalibrationError, FitError, InfeasibleTarget
+from calibration.parts import FitPart, HeldOutPart
 from calibration.thresholds import (
     ESCALATE_ALL,
+    CostModel,
     OperatingPoint,
     Target,
-    TargetKind,
     binomial_interval,
     candidate_thresholds,
+    choose_operating_point,
     choose_threshold,
     measure,
+    parse_targets,
     risk_upper_bound,
 )
 
 NAN = math.nan
-
-
-class TestTarget:
-    @pytest.mark.parametrize(
-        ("text", "kind", "value"),
-        [
-            ("escalation=0.3", "escalation", 0.3),
-            ("risk=0.1", "risk", 0.1),
-            ("threshold=0.6", "threshold", 0.6),
-            (" Risk = 1e-1 ", "risk", 0.1),
-            ("escalation=0", "escalation", 0.0),
-            ("escalation=1", "escalation", 1.0),
-        ],
-    )
-    def test_reads_the_three_kinds(self, text: str, kind: TargetKind, value: float) -> None:
-        assert Target.parse(text) == Target(kind, value)
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            *["", "0.3", "risk", "risk=", "risk=low", "risk=0.1=2", "budget=0.3", "risk=10%"],
-            *["risk=1.5", "escalation=-0.1", "threshold=nan", "risk=inf", "risk=.1 risk=.2"],
-        ],
-    )
-    def test_refuses_anything_else_and_names_what_is_allowed(self, text: str) -> None:
-        with pytest.raises(CalibrationError, match="escalation=R, risk=R and threshold=R"):
-            Target.parse(text)
-
-    def test_can_not_be_built_wrong(self) -> None:
-        with pytest.raises(CalibrationError, match="unknown target 'cost'"):
-            Target(cast(TargetKind, "cost"), 0.5)
-        with pytest.raises(CalibrationError, match=r"risk=2\.0 is outside 0 to 1"):
-            Target("risk", 2.0)
-
-    @given(
-        st.sampled_from(["escalation", "risk", "threshold"]),
-        st.floats(min_value=0.0, max_value=1.0),
-    )
-    def test_prints_as_it_is_read(self, kind: TargetKind, value: float) -> None:
-        target = Target(kind, value)
-        assert Target.parse(str(target)) == target
 
 
 class TestEscalation:
@@ -192,8 +155,232 @@ class TestThreshold:
         assert point.accuracy_kept == 0.5
         assert point.target == "threshold=0.6"
 
+    def test_other_kinds_need_more_than_these_answers(self) -> None:
+        with pytest.raises(CalibrationError, match=r"loss=0\.1 can't be chosen on these answers"):
+            choose_threshold(Target("loss", 0.1), [0.5], [True])
+
     def test_certifies_nothing(self) -> None:
         assert choose_threshold(Target("threshold", 0.0), [0.5], [True]).certificate is None
+
+
+class TestMeasure:
+    P = (0.9, 0.8, 0.7, 0.2)
+    RIGHT = (True, False, False, False)
+
+    def test_what_the_llm_would_have_done(self) -> None:
+        point = measure("any", 0.5, self.P, self.RIGHT, [0.0, 1.0, 0.0, 1.0])
+        assert point.loss == 0.25  # the second
+        assert point.accuracy_overall == 0.5  # the first kept, the fourth escalated
+
+    def test_counts_recorded_outcomes_only(self) -> None:
+        point = measure("any", 0.5, self.P, self.RIGHT, [NAN, 1.0, NAN, 1.0])
+        assert (point.loss, point.accuracy_overall, point.n) == (0.5, 0.5, 4)
+        for none in (None, [NAN] * 4):
+            unknown = measure("any", 0.5, self.P, self.RIGHT, none)
+            assert (unknown.loss, unknown.accuracy_overall) == (None, None)
+
+    def test_of_older_files_is_left_out_of_them(self) -> None:
+        adapter = TypeAdapter(OperatingPoint)
+        old = adapter.dump_python(measure("any", 0.5, self.P, self.RIGHT), mode="json")
+        assert list(old) == [
+            *["target", "threshold", "escalation_ratio", "accuracy_kept", "risk_upper"],
+            *["n_kept", "n", "certificate"],
+        ]
+        assert adapter.validate_python(old) == measure("any", 0.5, self.P, self.RIGHT)
+        new = measure("any", 0.5, self.P, self.RIGHT, [0.0, 1.0, 0.0, 1.0])
+        assert adapter.validate_json(adapter.dump_json(new), strict=True) == new
+
+
+N = 400
+
+
+def parts(*, llm: bool = True, **more: Any) -> tuple[FitPart, HeldOutPart]:
+    """Two parts of evenly spread p; of each ten neighbours 10 (1 - p) are wrong.
+
+    The large model errs in one of twenty, never where the small one does. `more` changes the fit
+    part.
+    """
+    p = (np.arange(N) + 0.5)[::-1] / N
+    right = (np.arange(N) % 10 + 0.5) / 10 >= 1 - p
+    outcome = (np.arange(N) % 20 != 9).astype(float) if llm else None
+    fit: dict[str, Any] = {
+        "keys": tuple(("fit", str(i)) for i in range(N)),
+        "p_correct": p,
+        "correct": right,
+        "llm": outcome,
+    }
+    held_out = HeldOutPart(
+        keys=tuple(("held-out", str(i)) for i in range(N)),
+        p_correct=p,
+        correct=right,
+        llm=outcome,
+        population="some rows",
+    )
+    return FitPart(**{**fit, **more}), held_out
+
+
+def operate(*texts: str, **more: Any) -> OperatingPoint:
+    settings = {name: more.pop(name) for name in ("cost", "confidence") if name in more}
+    return choose_operating_point(parse_targets(texts), *parts(**more), **settings)
+
+
+class TestBudgets:
+    def test_a_single_ratio_is_met_as_nearly_as_ties_allow(self) -> None:
+        fit, held_out = parts()
+        point = choose_operating_point(parse_targets(["escalation=0.3"]), fit, held_out)
+        old = choose_threshold(Target("escalation", 0.3), fit.p_correct, fit.correct)
+        assert point.threshold == old.threshold
+        assert point.escalation_ratio == pytest.approx(0.3)
+        assert point.certificate is None
+        assert point.target == "escalation=0.3"
+
+    def test_is_set_on_what_is_served(self) -> None:
+        point = operate("escalation=0.5", p_served=np.linspace(0.4, 0.8, 400))
+        assert point.threshold == pytest.approx(0.6, abs=0.01)
+        assert point.escalation_ratio == pytest.approx(0.6, abs=0.01)
+
+    def test_money_is_used_in_full(self) -> None:
+        cost = CostModel(escalated_usd=0.01, local_usd=0.001, queries_per_day=1000)
+        point = operate("cost=4/day", cost=cost)
+        assert point.escalation_ratio == pytest.approx(0.3)
+        assert operate("cost=100/1k", cost=cost).threshold == ESCALATE_ALL
+
+    def test_money_is_not_overspent_on_ties(self) -> None:
+        tied = np.repeat([0.9, 0.5], 200)
+        cost = CostModel(escalated_usd=0.01)
+        assert operate("cost=4.9/1k", cost=cost, p_served=tied).threshold == 0.0
+        assert operate("cost=5/1k", cost=cost, p_served=tied).threshold == pytest.approx(0.7)
+
+    def test_the_strictest_holds(self) -> None:
+        cost = CostModel(escalated_usd=0.01)
+        for texts in (["cost=2/1k", "escalation=0.5"], ["cost=5/1k", "escalation=0.2"]):
+            assert operate(*texts, cost=cost).escalation_ratio == pytest.approx(0.2)
+
+    def test_of_money_needs_prices_that_fit(self) -> None:
+        with pytest.raises(CalibrationError, match=r"cost=5\.0/day needs prices"):
+            operate("cost=5/day")
+        with pytest.raises(InfeasibleTarget, match="not pay for the small model alone") as caught:
+            operate("cost=0.5/1k", cost=CostModel(0.01, local_usd=0.001))
+        assert caught.value.feasible == ("cost=1/1k",)
+
+    def test_of_unknown_scores_have_a_floor(self) -> None:
+        unknown = np.where(np.arange(400) < 100, NAN, 0.5)
+        with pytest.raises(InfeasibleTarget, match=r"unknown for 25\.0% .* escalation=0\.25"):
+            operate("escalation=0.2", "cost=9/1k", cost=CostModel(0.01), p_served=unknown)
+
+
+class TestQualities:
+    def test_a_risk_is_certified_on_the_held_out_part(self) -> None:
+        point = operate("risk=0.2")
+        assert point.certificate is not None
+        claim = point.certificate.claims[0]
+        assert point.certificate.threshold == point.threshold
+        assert (claim.n, claim.n_kept) == (400, point.n_kept)
+        assert point.accuracy_kept == 1 - claim.n_errors / claim.n_kept
+        assert point.accuracy_kept > 0.8
+        assert point.risk_upper is not None
+        assert point.risk_upper <= 0.2
+
+    def test_savings_are_what_is_left(self) -> None:
+        assert operate("savings=max", "risk=0.2").threshold == operate("risk=0.2").threshold
+
+    def test_a_budget_beside_a_quality_is_a_limit(self) -> None:
+        assert operate("risk=0.2", "escalation=0.9").threshold == operate("risk=0.2").threshold
+
+    def test_a_loss_and_a_risk_hold_together(self) -> None:
+        risk, loss = operate("risk=0.2"), operate("loss=0.05")
+        both = operate("risk=0.2", "loss=0.05")
+        assert both.threshold >= max(risk.threshold, loss.threshold)
+        assert both.certificate is not None
+        assert [claim.kind for claim in both.certificate.claims] == ["risk", "loss"]
+
+    def test_an_accuracy_is_the_lowest_threshold_that_reaches_it(self) -> None:
+        point = operate("accuracy=0.9")
+        assert point.certificate is None
+        assert point.accuracy_overall == pytest.approx(0.9, abs=0.01)
+        assert operate("accuracy=0.8").threshold < point.threshold
+        assert operate("accuracy=0").threshold == 0.0
+
+    def test_an_accuracy_limits_where_a_risk_is_tested(self) -> None:
+        strict, lax = operate("accuracy=0.94").threshold, operate("risk=0.3").threshold
+        both = operate("accuracy=0.94", "risk=0.3")
+        assert lax < strict <= both.threshold
+        assert both.certificate is not None
+
+    def test_contradictions_say_by_how_much(self) -> None:
+        with pytest.raises(InfeasibleTarget) as caught:
+            operate("risk=0.2", "escalation=0.3")
+        risk, ratio = caught.value.feasible
+        text = str(caught.value)
+        assert text.startswith("risk=0.2 needs ")
+        needed = caught.value.least_escalation
+        assert needed is not None
+        points = 100 * (needed - 0.3)
+        assert f"{needed:.0%} escalated, escalation=0.3 allows 30%: {points:.0f} points" in text
+        assert text.endswith(f"points apart; ask for {risk} or {ratio}")
+        assert operate(risk, "escalation=0.3").escalation_ratio <= 0.3 + 1e-9
+        assert operate("risk=0.2", ratio).certificate is not None
+        lower = Target("risk", Target.parse(risk).value - 0.01)
+        with pytest.raises(InfeasibleTarget):
+            operate(str(lower), "escalation=0.3")
+
+    def test_a_contradiction_with_money_is_told_in_money(self) -> None:
+        cost = CostModel(escalated_usd=0.01)
+        with pytest.raises(InfeasibleTarget, match=r"cost=3\.0/1k allows 30%") as caught:
+            operate("risk=0.2", "cost=3/1k", "escalation=0.4", cost=cost)
+        _, raised = caught.value.feasible
+        assert operate("risk=0.2", *raised.split(", "), cost=cost).certificate is not None
+
+    def test_an_accuracy_may_contradict_a_budget(self) -> None:
+        with pytest.raises(InfeasibleTarget, match=r"accuracy=0\.9 needs") as caught:
+            operate("accuracy=0.9", "escalation=0.2")
+        accuracy, ratio = caught.value.feasible
+        assert operate(accuracy, "escalation=0.2").escalation_ratio <= 0.2 + 1e-9
+        assert operate("accuracy=0.9", ratio).accuracy_overall == pytest.approx(0.9, abs=0.01)
+
+    def test_an_accuracy_out_of_reach_says_what_is_not(self) -> None:
+        with pytest.raises(InfeasibleTarget, match=r"the large model alone has 0\.950") as caught:
+            operate("accuracy=1")
+        assert operate(caught.value.feasible[0]).accuracy_overall is not None
+
+    def test_an_accuracy_that_falls_again_contradicts_a_risk(self) -> None:
+        # The large model is right on little: keeping much is most accurate, keeping little surest.
+        fit, held_out = parts(llm=False)
+        poor = (np.arange(N) % 10 == 0).astype(float)
+        fit = FitPart(keys=fit.keys, p_correct=fit.p_correct, correct=fit.correct, llm=poor)
+        with pytest.raises(InfeasibleTarget, match="points apart; ask for accuracy=0"):
+            choose_operating_point(parse_targets(["accuracy=0.5", "risk=0.2"]), fit, held_out)
+
+    def test_where_all_is_escalated_nothing_is_certified(self) -> None:
+        fit, held_out = parts()
+        perfect = np.ones(N)
+        fit = FitPart(keys=fit.keys, p_correct=fit.p_correct, correct=perfect == 0, llm=perfect)
+        with pytest.raises(InfeasibleTarget, match=r"everything is escalated.* risk=0\.1"):
+            choose_operating_point(parse_targets(["accuracy=1", "risk=0.1"]), fit, held_out)
+
+    def test_what_was_not_recorded_is_asked_for(self) -> None:
+        with pytest.raises(FitError, match="--labels llm"):
+            operate("accuracy=0.9", llm=False)
+        with pytest.raises(FitError, match="--llm NAME"):
+            operate("loss=0.1", llm=False)
+
+
+class TestOperatingPoint:
+    def test_a_threshold_is_taken_as_given(self) -> None:
+        assert operate("threshold=0.25").escalation_ratio == pytest.approx(0.25)
+
+    def test_parts_are_not_to_be_swapped(self) -> None:
+        fit, held_out = parts()
+        with pytest.raises(FitError, match="not a HeldOutPart and a FitPart"):
+            choose_operating_point(
+                parse_targets(["escalation=0.3"]),
+                cast(FitPart, held_out),
+                cast(HeldOutPart, fit),
+            )
+
+    def test_targets_are_checked(self) -> None:
+        with pytest.raises(CalibrationError, match="no target was given"):
+            choose_operating_point((), *parts())
 
 
 class TestCandidates:
