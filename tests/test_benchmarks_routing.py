@@ -267,7 +267,6 @@ class TestPopulations:
     def test_recorded(self) -> None:
         items = mmlu_items(30)
         population = recorded_population(items, "llama3.2-1b", "gpt-4o")
-        assert population.is_recorded
         assert population.right.tolist() == [item.llm["llama3.2-1b"] for item in items]
         assert population.llm.tolist() == [float(item.llm["gpt-4o"]) for item in items]
         assert population.texts[0] == items[0].prompt()
