@@ -46,6 +46,7 @@ class Tilt:
         centre = x[len(x) // 2]
         with np.errstate(over="ignore"):
             spread = np.sum(np.abs(x - centre) / len(x))
+        spread = np.clip(spread, np.finfo(np.float64).tiny, np.finfo(np.float64).max)
         return cls(float(centre), float(spread), bool(x[0] > 0.0 and x[-1] < 1.0))
 
     def __call__(self, u: FloatArray) -> FloatArray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import json
@@ -220,6 +221,16 @@ def test_no_two_scores_tie(kind: str, data: st.DataObject) -> None:
     near = np.linspace(seen.min(), seen.max(), 2001)
     for grid in (far, near):
         assert (np.diff(calibrator.predict(grid)) < 0).all()
+
+
+@pytest.mark.parametrize("kind", OF_ANY_SCORE)
+@pytest.mark.parametrize("unit", [5e-324, 1e308])
+def test_scores_of_an_extreme_size_are_calibrated_or_refused(kind: str, unit: float) -> None:
+    u = unit * np.array([-1.0, 0.0, 0.0, 1.0])
+    with contextlib.suppress(FitError):  # too narrow for isotonic, too wide for platt
+        p = CALIBRATORS[kind]().fit(u, [1, 1, 0, 0]).predict(u)
+        assert (np.diff(p) <= 0).all()
+        assert p[0] > p[-1]
 
 
 @EACH
