@@ -25,7 +25,7 @@ from calibration.band import Band, CalibratorField
 from calibration.errors import ArtifactError, ArtifactMismatch, CalibrationError
 from calibration.exits import EarlyStop, Gate
 from calibration.learned import LearnedField, load_context
-from calibration.probes import Probe, load_probes, save_probes
+from calibration.probe_file import Reader, load_probes, save_probes
 from calibration.thresholds import MIN_KEPT, OperatingPoint
 from uq import Trace, estimator_names, get_estimator, score_all
 from uq.signals import Signal
@@ -243,7 +243,7 @@ class Calibration:
     @property
     def layers(self) -> frozenset[int]:
         """Layers whose hidden states the probes read."""
-        return frozenset(n for probe in self.learned.probes.values() for n in probe.input.layers)
+        return frozenset(n for it in self.learned.readers.values() for n in it.input.layers)
 
     @property
     def threshold(self) -> float:
@@ -374,7 +374,7 @@ class Calibration:
         cls,
         data: Mapping[str, Any],
         *,
-        probes: Mapping[str, Probe] | None = None,
+        probes: Mapping[str, Reader] | None = None,
         source: str = "the calibration",
     ) -> Calibration:
         """Rebuild a calibration from `to_dict`'s output and its probes.
@@ -423,8 +423,8 @@ class Calibration:
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
         keep(path.parent, self)
-        if self.learned.probes:
-            save_probes(path.with_name(PROBE_FILE_NAME), self.learned.probes)
+        if self.learned.readers:
+            save_probes(path.with_name(PROBE_FILE_NAME), self.learned.readers)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
         fresh = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
         try:
@@ -436,7 +436,7 @@ class Calibration:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 fresh.unlink()
-        if not self.learned.probes:  # those of an earlier calibration in this folder
+        if not self.learned.readers:  # those of an earlier calibration in this folder
             path.with_name(PROBE_FILE_NAME).unlink(missing_ok=True)
         return path
 

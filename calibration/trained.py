@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from calibration.errors import FitError
 from calibration.folds import stratified_folds
-from calibration.learned import CHEAP_SIGNALS, CHEAP_STACK, STACK, Learned
+from calibration.learned import CHEAP_SIGNALS, CHEAP_STACK, NEIGHBOUR_RANK, STACK, Learned
 from calibration.metrics import BoolArray, FloatArray, IntArray
+from calibration.neighbours import NeighbourRank, fit_neighbours
 from calibration.probe_training import OUT_OF_DOMAIN_LR, train_linear_probe, train_probe
 from calibration.probes import Place, Probe, ProbeInput
 from calibration.stack import Stack, fit_stack
@@ -148,7 +149,8 @@ def out_of_fold_scores(name: str, answers: Answers, folds: IntArray, seed: int =
 def train(
     answers: Answers, *, probes: Sequence[str] = STACKED_PROBES, seed: int = 0
 ) -> tuple[Learned, dict[str, FloatArray]]:
-    """Train the probes called `probes`, and the stacks over them and the registered estimators.
+    """Train the probes called `probes`, the stacks over them and the registered estimators, and the
+    rank of the fullest stack's score among the answers to similar questions.
 
     What can't be learned (no hidden states were recorded, no signal ranks) is left out.
 
@@ -179,7 +181,33 @@ def train(
         except FitError:
             continue
         stacks[name] = stack
-    return Learned(fitted, stacks), honest
+    neighbours: dict[str, NeighbourRank] = {}
+    if STACK in stacks:
+        with contextlib.suppress(FitError):
+            rank, honest[NEIGHBOUR_RANK] = rank_among_neighbours(STACK, honest[STACK], answers)
+            neighbours[NEIGHBOUR_RANK] = rank
+    return Learned(fitted, stacks, neighbours), honest
+
+
+def rank_among_neighbours(
+    base: str, scores: FloatArray, answers: Answers
+) -> tuple[NeighbourRank, FloatArray]:
+    """Fit `calibration.neighbours.fit_neighbours` to answers with these `scores` by `base`.
+
+    Similar are questions whose states at the prompt's end, after the last recorded layer, point the
+    same way: there the model has read the question and is about to answer.
+
+    Raises
+    ------
+    FitError
+        When too few answers have hidden states and a known score.
+    """
+    reads = ProbeInput("prompt_end", _layers(answers.traces)[-1:])
+    states, known = _states(reads, answers.traces)
+    rank, ranks = fit_neighbours(base, reads, states, scores[known], answers.groups[known])
+    every = np.full(len(scores), np.nan)
+    every[known] = ranks
+    return rank, every
 
 
 def _stack_parts(

@@ -27,7 +27,7 @@ from calibration.artifact import (
 from calibration.calibrators import PlattCalibrator
 from calibration.errors import ArtifactError, ArtifactMismatch, CalibrationError
 from calibration.learned import Learned
-from calibration.probes import load_probes, save_probes
+from calibration.probe_file import load_probes, save_probes
 from calibration.thresholds import ESCALATE_ALL, OperatingPoint
 from tests.calibration.test_fit import fitted, fitted_on_states, fitted_with_band, make_records
 from tests.calibration.told import LAYERS, with_p_true, with_states

@@ -16,7 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from calibration.errors import ArtifactError
-from calibration.probes import Place, Probe, ProbeEstimator, ProbeInput, load_probes, save_probes
+from calibration.probe_file import load_probes, save_probes
+from calibration.probes import Place, Probe, ProbeEstimator, ProbeInput
 from tests.uq.traces import make_trace
 from uq import Estimator, Trace
 from uq.signals import HiddenStates
@@ -280,7 +281,7 @@ class TestFile:
 
 def rewrite(path: Path, tensors: dict[str, Any] | None = None, **changes: Any) -> None:
     """Change what the header says, with a digest that fits: as a forger or a bug would."""
-    from calibration.probes import _digest  # noqa: PLC0415
+    from calibration.probe_file import _digest  # noqa: PLC0415
 
     content = path.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]

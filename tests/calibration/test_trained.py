@@ -73,8 +73,8 @@ class TestTrain:
     def test_a_direction_in_the_states_is_found(self, groups: int) -> None:
         answers = answers_of(with_states(make_records(300)), groups=groups)
         learned, honest = train(answers)
-        assert set(honest) == {*STACKED_PROBES, "stack"}
-        assert learned.names == (*STACKED_PROBES, "stack")
+        assert set(honest) == {*STACKED_PROBES, "stack", "neighbour_rank"}
+        assert learned.names == (*STACKED_PROBES, "stack", "neighbour_rank")
         quality = {name: auroc(scores, ~answers.wrong) for name, scores in honest.items()}
         # Two normal distributions d = 2.5 apart along the direction, averaged over two layers.
         assert quality["linear_probe"] > 0.97
