@@ -25,12 +25,15 @@ from calibration.band import Band, CalibratorField
 from calibration.errors import ArtifactError, ArtifactMismatch, CalibrationError
 from calibration.exits import EarlyStop, Gate
 from calibration.learned import LearnedField, load_context
+from calibration.metrics import FloatArray
+from calibration.parts import Labels
 from calibration.probe_file import Reader, load_probes, save_probes
+from calibration.targets import CostModel, Targets, parse_targets
 from calibration.thresholds import MIN_KEPT, OperatingPoint
 from uq import Trace, estimator_names, get_estimator, score_all
 from uq.signals import Signal
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file's layout; raised when a reader of the old one could not read the new."""
 
 FILE_NAME = "calibration.json"
@@ -96,7 +99,8 @@ class EceScores:
     `before` is that of the naive confidence exp(mean log p), None when the traces hold no
     log-probabilities; `after` that of p_correct, `after_ci` its 95% interval (bootstrap, widened
     downwards by the bias of a finite sample); `expected` is what a perfectly calibrated p_correct
-    would show on as many answers by chance alone, which is that bias.
+    would show on as many answers by chance alone, which is that bias. `smooth` is the error of
+    p_correct without bins (smECE), `smooth_expected` again what chance alone would show.
     """
 
     __pydantic_config__ = _STRICT
@@ -105,6 +109,8 @@ class EceScores:
     after: float
     after_ci: tuple[float, float]
     expected: float
+    smooth: float
+    smooth_expected: float
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,28 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The held-out part's answers: what live ones are compared with.
+
+    `p_correct` and `uncertainty`, those of `Calibration.first_look`, rise; each holds the known
+    ones of `n` answers.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    p_correct: tuple[float, ...]
+    uncertainty: tuple[float, ...]
+    n: int
+
+    @classmethod
+    def of(cls, p_correct: FloatArray, uncertainty: FloatArray) -> Reference:
+        """Take both of the same answers, of shape (n,); NaN = unknown."""
+        known = (np.sort(values[np.isfinite(values)]) for values in (p_correct, uncertainty))
+        p, u = (tuple(values.tolist()) for values in known)
+        return cls(p, u, len(p_correct))
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """One point of the routing curve, measured on the test part.
 
@@ -166,9 +194,14 @@ class Calibration:
     learned : the probes and stacks that `method` and `band` read.
     band : where a cheaper score decides alone; None when `method` is read for every answer.
     gate, early_stop : when an answer is given up; None for never.
-    target : what the threshold was chosen for.
+    target : what the threshold was chosen for, as `calibration.targets.parse_targets` reads it.
+    confidence : of certificates, in (0, 1).
+    cost : what answers cost where the target is a cost; else None.
+    labels, labelled_by : who said what is right: known answers (``gold``), or the large model of
+        that name (``llm``).
+    population : what the records were drawn from, a phrase.
     operating_point : the chosen threshold; its figures are those of the test part.
-    operating_points : the same for a table of usual targets.
+    operating_points : the same for a table of usual targets, each for itself, without the gate.
     unreachable : those usual targets that no threshold met.
     routing_curve : at most 101 points from keeping all to keeping none, on the test part.
     estimators : quality of each estimator's raw score, on all records.
@@ -177,7 +210,8 @@ class Calibration:
         unknown.
     accuracy, accuracy_test : share of right answers, among all `n` and on the test part: what
         keeping everything would give.
-    histogram : the reference for drift.
+    histogram : uncertainty over the fit part.
+    reference : answers of the test part, to compare live ones with.
     holdout : how the labelled set was made; JSON values.
     seed : of the split into parts.
     created : date and time, ISO 8601.
@@ -194,6 +228,11 @@ class Calibration:
     gate: Gate | None
     early_stop: EarlyStop | None
     target: str
+    confidence: float
+    cost: CostModel | None
+    labels: Labels
+    labelled_by: str
+    population: str
     operating_point: OperatingPoint
     operating_points: tuple[OperatingPoint, ...]
     unreachable: tuple[str, ...]
@@ -208,6 +247,7 @@ class Calibration:
     accuracy: float
     accuracy_test: float
     histogram: Histogram
+    reference: Reference
     holdout: Mapping[str, Any]
     seed: int
     created: str
@@ -223,6 +263,16 @@ class Calibration:
                     f"the method uses the estimator {name!r}, whose version the binding does not "
                     f"name; it names {', '.join(sorted(self.binding.estimators)) or 'none'}"
                 )
+
+    @property
+    def targets(self) -> Targets:
+        """What the threshold was chosen for."""
+        return parse_targets([self.target])
+
+    @property
+    def first_look(self) -> str:
+        """The score that is read for every answer."""
+        return self.method if self.band is None else self.band.method
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -292,12 +342,10 @@ class Calibration:
             )
         return uncertainties[method]
 
-    def threshold_for_risk(self, max_risk: float) -> float | None:
-        """Return the lowest threshold whose measured error among kept answers is <= `max_risk`.
+    def point_for_risk(self, max_risk: float) -> OperatingPoint | None:
+        """Return the point that keeps most of those certified for a risk of at most `max_risk`.
 
-        Read from the routing curve, where at least `MIN_KEPT` test answers were kept; None when no
-        such point reaches it. A measured figure, not a guarantee: picking the best of many points
-        makes it optimistic.
+        None when there is none: of the usual risks, none that low could be certified.
 
         Raises
         ------
@@ -306,14 +354,21 @@ class Calibration:
         """
         if not 0.0 <= max_risk <= 1.0:
             raise CalibrationError(f"max_risk must be from 0 to 1, not {max_risk!r}")
-        reached = [
-            point.threshold
-            for point in self.routing_curve
-            if point.accuracy_kept is not None
-            and point.n_kept >= MIN_KEPT
-            and 1.0 - point.accuracy_kept <= max_risk + 1e-9
+        certified = [
+            point
+            for point in self.operating_points
+            if point.certificate is not None
+            and all(
+                claim.kind == "risk" and claim.bound <= max_risk
+                for claim in point.certificate.claims
+            )
         ]
-        return min(reached, default=None)
+        return max(certified, key=lambda point: point.n_kept, default=None)
+
+    def threshold_for_risk(self, max_risk: float) -> float | None:
+        """Return the threshold of `point_for_risk`; None when there is none."""
+        point = self.point_for_risk(max_risk)
+        return None if point is None else point.threshold
 
     def check(self, binding: Binding) -> list[str]:
         """Compare with what is loaded now; return warnings (another engine build).
@@ -361,7 +416,7 @@ class Calibration:
             "id": self.id,
             "threshold": self.threshold,
             "min_kept": MIN_KEPT,
-            "certificate": self.operating_point.certificate,
+            "certificate": content["operating_point"]["certificate"],
             **content,
         }
 

@@ -15,6 +15,7 @@ import numpy as np
 from calibration.band import Band, combine
 from calibration.calibrators import CALIBRATORS, Calibrator, choose_calibrator
 from calibration.errors import FitError
+from calibration.feedback import Feedback
 from calibration.fit_results import CostedQuality, MethodValue, Spending
 from calibration.learned import CHEAP_SIGNALS, Learned
 from calibration.metrics import BoolArray, FloatArray, IntArray, auroc, brier
@@ -94,15 +95,20 @@ class Chooser:
 
     Attributes
     ----------
-    scores : by estimator, float arrays of shape (n,), NaN = unknown; of a learned estimator, out of
-        fold in the fit part.
+    transferred : by estimator, float arrays of shape (n,), NaN = unknown. In the fit part, a
+        learned estimator's are as of kinds of questions it was not trained on: they tell what a
+        score is worth.
+    scores : the same as they will be served for these kinds, out of fold in the fit part: what
+        calibrators and bands are fitted on.
     learned : what tells which signals a score reads.
     right, in_fit : bool arrays of shape (n,).
     fold : int array of shape (fit part,), in [0, `FOLDS`).
     kind : of calibrator, or ``"auto"``.
     seed : draws the halves on which a band is chosen.
+    feedback : answers of live traffic that calibrators are fitted on as well.
     """
 
+    transferred: Mapping[str, FloatArray]
     scores: Mapping[str, FloatArray]
     learned: Learned
     right: BoolArray
@@ -110,6 +116,7 @@ class Chooser:
     fold: IntArray
     kind: str
     seed: int
+    feedback: Feedback | None = None
 
     def __post_init__(self) -> None:
         if self.kind != "auto" and self.kind not in CALIBRATORS:
@@ -206,7 +213,8 @@ class Chooser:
 
         Raises FitError when no score of the fit part is known.
         """
-        u, right, cost = self.scores[name][self.in_fit], self.right[self.in_fit], self._cost(name)
+        u, right = self.transferred[name][self.in_fit], self.right[self.in_fit]
+        cost = self._cost(name)
         if np.isnan(u).all():
             raise FitError("no score of the fit part is known")
         alignment = auroc(np.where(np.isnan(u), np.nanmax(u) + 1.0, u), right)
@@ -215,19 +223,33 @@ class Chooser:
     def _fit(self, name: str) -> Choice:
         known = ~np.isnan(self.scores[name])
         require_both_classes(self.right[known], "records of known score")
-        u, right, known = (rows[self.in_fit] for rows in (self.scores[name], self.right, known))
+        u, right = self.scores[name][self.in_fit], self.right[self.in_fit]
+        known = known[self.in_fit]
         kind = self.kind
         if kind == "auto":
             kind = choose_calibrator(u[known], right[known], self.seed)
-        model = CALIBRATORS[kind]().fit(u[known], right[known])
+        model = self._calibrator(kind, name, u[known], right[known])
         p = np.full(len(u), np.nan)
         for k in range(FOLDS):
             train, held_out = known & (self.fold != k), known & (self.fold == k)
             try:
-                p[held_out] = CALIBRATORS[kind]().fit(u[train], right[train]).predict(u[held_out])
+                p[held_out] = self._calibrator(kind, name, u[train], right[train]).predict(
+                    u[held_out]
+                )
             except FitError:  # it does not rank without this fold: no better than the base rate
                 p[held_out] = right[train].mean()
         return Choice(name, model, p)
+
+    def _calibrator(self, kind: str, name: str, u: FloatArray, right: BoolArray) -> Calibrator:
+        """Fit to the answers given and, where there is any, to feedback."""
+        if self.feedback is None:
+            return CALIBRATORS[kind]().fit(u, right)
+        live_u, live_right, weight = self.feedback.known(name)
+        return CALIBRATORS[kind]().fit(
+            np.concatenate([u, live_u]),
+            np.concatenate([right, live_right]),
+            np.concatenate([np.ones(len(u)), weight]),
+        )
 
     def _p_correct(self, choice: Choice) -> FloatArray:
         return choice.model.predict(self.scores[choice.method])

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from calibration.artifact import BrierScores, EceScores, EstimatorQuality
+from calibration.certificates import Certificate
 from calibration.exits import EarlyStop, Gate
+from calibration.parts import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,16 @@ class FitReport:
     accuracy : share of them answered right.
     estimators : AUROC of each raw score with its bootstrap interval, on all records.
     ece, brier : before (the naive confidence exp(mean log p)) and after, on the test part.
-    target, threshold : the threshold, chosen on the fit part for the target.
-    escalation_ratio, accuracy_kept, risk_upper, n_kept : what it does on the test part, see
-        `calibration.thresholds.OperatingPoint`.
+    target, threshold : the threshold that was chosen, and for what.
+    escalation_ratio, accuracy_kept, risk_upper, n_kept, loss, accuracy_overall : what it does on
+        the test part, see `calibration.thresholds.OperatingPoint`.
+    certificate : what is certain of it; None when nothing is.
+    labels, labelled_by, population : see `calibration.artifact.Calibration`.
+    n_feedback : answers of live traffic that the calibrator was fitted on as well.
     accuracy_test : share of right answers on the test part, the `accuracy_kept` of keeping all.
     method, calibrator : the estimator and the kind of calibrator that were chosen or asked for.
+    mean_width : of the interval that a Venn-Abers calibrator gives P(correct), on the fit part;
+        None for another kind.
     cv_brier : cross-validated Brier score on the fit part of each method that could be fitted.
     methods : what speaks for each of them.
     spending : what looking closer costs and buys, whether it is used or not; None without a costly
@@ -136,9 +143,17 @@ class FitReport:
     accuracy_kept: float | None
     risk_upper: float | None
     n_kept: int
+    loss: float | None
+    accuracy_overall: float | None
+    certificate: Certificate | None
+    labels: Labels
+    labelled_by: str
+    population: str
+    n_feedback: int
     accuracy_test: float
     method: str
     calibrator: str
+    mean_width: float | None
     cv_brier: Mapping[str, float]
     methods: Mapping[str, MethodValue]
     spending: Spending | None

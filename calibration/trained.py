@@ -158,7 +158,8 @@ def train(
     -------
     Learned
     dict
-        Scores of the same answers by all that was trained, out of fold: what may be learned from.
+        Scores of the same answers by all that was trained, each as of a question of a kind that was
+        not trained on: what may be learned from, and what tells which score transfers.
     """
     folds = answers.folds(seed)
     fitted: dict[str, Probe] = {}
@@ -187,6 +188,34 @@ def train(
             rank, honest[NEIGHBOUR_RANK] = rank_among_neighbours(STACK, honest[STACK], answers)
             neighbours[NEIGHBOUR_RANK] = rank
     return Learned(fitted, stacks, neighbours), honest
+
+
+def scores_as_served(
+    learned: Learned, honest: Mapping[str, FloatArray], answers: Answers, seed: int = 0
+) -> dict[str, FloatArray]:
+    """Return scores of `answers` as new ones of the same kinds will get them from `learned`.
+
+    Each answer's come from what was trained without a fifth of the answers, its own among them.
+    Probes know the kinds of questions that they were trained on better than others, so these scores
+    are distributed otherwise than `honest` ones: what turns them into P(correct) is fitted on
+    these.
+
+    Parameters
+    ----------
+    learned, honest : what `train` returned for `answers`.
+    """
+    folds = stratified_folds(answers.wrong, MAX_FOLDS, seed)
+    columns = {
+        **answers.scores,
+        **{name: out_of_fold_scores(name, answers, folds, seed) for name in learned.probes},
+    }
+    known = {**answers.scores, **{name: honest[name] for name in learned.probes}}
+    for name, stack in learned.stacks.items():
+        parts = {part: known[part] for part in stack.needs}
+        columns[name] = _stack_out_of_fold(parts, answers, folds, seed, columns)
+    for name, rank in learned.neighbours.items():
+        columns[name] = _ranks_out_of_fold(rank, honest[rank.base], columns, answers, folds)
+    return {name: columns[name] for name in learned.names}
 
 
 def rank_among_neighbours(
@@ -229,8 +258,14 @@ def _fit_stack(parts: Mapping[str, FloatArray], answers: Answers, seed: int) -> 
 
 
 def _stack_out_of_fold(
-    parts: Mapping[str, FloatArray], answers: Answers, folds: IntArray, seed: int
+    parts: Mapping[str, FloatArray],
+    answers: Answers,
+    folds: IntArray,
+    seed: int,
+    served: Mapping[str, FloatArray] | None = None,
 ) -> FloatArray:
+    """Scores by stacks fitted to the other folds of `parts`, read from `served` or from `parts`."""
+    read = parts if served is None else served
     scores = np.full(len(answers.wrong), np.nan)
     for fold in np.unique(folds):
         left = folds == fold
@@ -239,8 +274,27 @@ def _stack_out_of_fold(
             stack = _fit_stack(rest, answers.take(~left), seed)
         except FitError:  # too few of the others, or nothing ranks them: unknown
             continue
-        scores[left] = stack.score({name: column[left] for name, column in parts.items()})
+        scores[left] = stack.score({name: read[name][left] for name in parts})
     return scores
+
+
+def _ranks_out_of_fold(
+    rank: NeighbourRank,
+    reference: FloatArray,
+    columns: Mapping[str, FloatArray],
+    answers: Answers,
+    folds: IntArray,
+) -> FloatArray:
+    ranks = np.full(len(folds), np.nan)
+    for fold in np.unique(folds):
+        left = folds == fold
+        try:
+            of_others, _ = rank_among_neighbours(rank.base, reference[~left], answers.take(~left))
+        except FitError:
+            continue
+        for i in np.flatnonzero(left).tolist():
+            ranks[i] = of_others.score(answers.traces[i], float(columns[rank.base][i]))
+    return ranks
 
 
 def _layers(traces: Sequence[Trace]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.artifact import BrierScores, Calibration, EceScores, Histogram
+from calibration.artifact import BrierScores, Calibration, EceScores, Histogram, Reference
 from calibration.band import Band
 from calibration.calibrators import PlattCalibrator
 from calibration.exits import EarlyStop, Gate
@@ -82,12 +82,17 @@ def calibration(method: str = "perplexity", **changes: Any) -> Calibration:
         "gate": None,
         "early_stop": None,
         "target": "escalation=0.3",
+        "confidence": 0.95,
+        "cost": None,
+        "labels": "gold",
+        "labelled_by": "",
+        "population": "100 questions made by hand",
         "operating_point": OperatingPoint("escalation=0.3", 0.5, 0.3, 0.8, 0.3, 70, 100),
         "operating_points": (),
         "unreachable": (),
         "routing_curve": (),
         "estimators": {},
-        "ece": EceScores(0.2, 0.02, (0.01, 0.03), 0.01),
+        "ece": EceScores(0.2, 0.02, (0.01, 0.03), 0.01, 0.03, 0.02),
         "brier": BrierScores(0.3, 0.2),
         "n": 200,
         "n_fit": 100,
@@ -96,6 +101,7 @@ def calibration(method: str = "perplexity", **changes: Any) -> Calibration:
         "accuracy": 0.6,
         "accuracy_test": 0.6,
         "histogram": Histogram((0.0, 1.0), (100,), 0),
+        "reference": Reference.of(np.linspace(0.005, 0.995, 100), np.linspace(0.0, 2.0, 100)),
         "holdout": {},
         "seed": 0,
         "created": "2026-01-01T12:00:00Z",
