@@ -33,16 +33,22 @@ from calibration.report_parts import (
 from calibration.thresholds import MIN_KEPT, OperatingPoint, binomial_interval
 
 
-def write_report(path: str | os.PathLike[str], calibration: Calibration, report: FitReport) -> Path:
-    """Write the HTML page to `path` (its folder is made when missing) and return it."""
+def write_report(
+    path: str | os.PathLike[str], calibration: Calibration, report: FitReport, *, claim: str = ""
+) -> Path:
+    """Write the HTML page to `path` (its folder is made when missing) and return it.
+
+    `claim` is what a certificate comes to where the labels are not gold answers.
+    """
     environment = page_environment()
     page = environment.get_template("report.html.j2").render(
         calibration=calibration,
         report=report,
         point=calibration.operating_point,
+        claim=claim,
         light=LIGHT,
         dark=DARK,
-        first_look=_first_look(calibration),
+        first_look=calibration.first_look,
         n_unplotted=report.n - sum(report.scores.right) - sum(report.scores.wrong),
         estimators=_by_auroc(report),
         methods=sorted(report.methods.items(), key=lambda pair: (-pair[1].value, pair[0])),
@@ -156,7 +162,7 @@ def _reliability_points(
 
 
 def _score_figure(calibration: Calibration, report: FitReport, theme: Theme) -> Figure:
-    scores, method = report.scores, _first_look(calibration).replace("_", " ")
+    scores, method = report.scores, calibration.first_look.replace("_", " ")
     edges = np.array(scores.edges)
     figure, axes = canvas(theme, f"uncertainty: {method} (right = less sure)", "answers")
     axes.stairs(scores.right, edges, fill=True, color=theme.blue, alpha=0.45, label="right")
@@ -223,11 +229,6 @@ def _intervals(
         for share, n in zip(accuracy, n_kept, strict=True)
     ]
     return [low for low, _ in bounds], [high for _, high in bounds]
-
-
-def _first_look(calibration: Calibration) -> str:
-    """The score that is read for every answer."""
-    return calibration.method if calibration.band is None else calibration.band.method
 
 
 def _by_auroc(report: FitReport) -> list[tuple[str, Any]]:

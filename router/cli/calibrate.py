@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from router.cli.calibration import exit_lines
 from router.cli.options import settings_options
 from router.config import Settings
 
 if TYPE_CHECKING:
-    from calibration.items import Item
-    from calibration.thresholds import Target
-    from router.cli.collecting import Answers
+    from calibration.items import Item, Question
+    from router.cli.labelling import Labelled
     from router.collect import Progress
     from uq.signals import Signal
 
@@ -30,9 +28,6 @@ EXIT_INTERRUPTED = 130
 
 _NAMED = 5
 """How many of the questions left out are named."""
-
-_BEST = 5
-"""How many of the scores are shown with what speaks for them."""
 
 
 @click.command(short_help="Measure the model and choose when to trust it.")
@@ -48,10 +43,49 @@ _BEST = 5
 @click.option("--seed", type=int, default=0, help="Of hold-out, sample, split.  [default: 0]")
 @click.option(
     "--target",
-    default="escalation=0.3",
+    "targets",
+    multiple=True,
+    default=("escalation=0.3",),
     metavar="KIND=X",
-    help="What the threshold is chosen for: escalation=X (share sent to the large model), risk=X "
-    "(errors among what is kept) or threshold=X.  [default: escalation=0.3]",
+    help="What the threshold is chosen for; repeated, all at once: escalation=R (share sent to the "
+    "large model), risk=R (errors among what is kept), loss=R (right answers of the large model "
+    "lost), accuracy=R (of all answers), cost=USD/day or USD/1k, savings=max, threshold=T.  "
+    "[default: escalation=0.3]",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    help="Of the certificate of a risk or a loss.  [default: 0.95]",
+)
+@click.option(
+    "--labels",
+    type=click.Choice(("gold", "llm")),
+    default="gold",
+    help="What is right: the answers in the files, or what agrees with the upstream's.  "
+    "[default: gold]",
+)
+@click.option(
+    "--judge", is_flag=True, help="With --labels llm: let the upstream judge what no rule can."
+)
+@click.option(
+    "--llm",
+    default="",
+    metavar="NAME|upstream",
+    help="Whose outcomes loss and accuracy are about: a model recorded in the files, or the "
+    "upstream, which is asked.  [default: the best recorded one]",
+)
+@click.option(
+    "--queries-per-day",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Expected traffic, for cost=USD/day.",
+)
+@click.option(
+    "--usd-per-escalation",
+    type=click.FloatRange(0),
+    metavar="USD",
+    help="What an escalated query costs.  [default: by the upstream's prices and these questions]",
 )
 @click.option(
     "--method",
@@ -68,8 +102,8 @@ _BEST = 5
 )
 @click.option(
     "--calibrator",
-    type=click.Choice(("auto", "isotonic", "platt")),
     default="auto",
+    metavar="auto|NAME",
     help="How the score becomes P(correct).  [default: auto]",
 )
 @click.option(
@@ -81,13 +115,30 @@ _BEST = 5
 @click.option("--skip-bad", is_flag=True, help="Leave bad rows of data files out, and count them.")
 @click.option("--fresh", is_flag=True, help="Ask everything again, forgetting earlier answers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-@settings_options("model", "threads", "n_gpu_layers", "context", "slots")
+@settings_options(
+    "model",
+    "threads",
+    "n_gpu_layers",
+    "context",
+    "slots",
+    "upstream",
+    "upstream_model",
+    "upstream_key_env",
+    "upstream_price_in",
+    "upstream_price_out",
+)
 def calibrate(
     *,
     datasets: tuple[str, ...],
     limit: int | None,
     seed: int,
-    target: str,
+    targets: tuple[str, ...],
+    confidence: float,
+    labels: str,
+    judge: bool,
+    llm: str,
+    queries_per_day: float | None,
+    usd_per_escalation: float | None,
     method: str,
     signals: str,
     calibrator: str,
@@ -103,26 +154,39 @@ def calibrate(
     where it stopped, and another --target or --method asks nothing again.
     """
     # Imported here, so that `calibrate --help` is quick.
-    from calibration.thresholds import Target  # noqa: PLC0415
-    from router.cli.collecting import ask  # noqa: PLC0415
+    from calibration.targets import parse_targets  # noqa: PLC0415
+    from router.cli.labelling import Wanted, ask_and_label, cost_model  # noqa: PLC0415
 
-    goal = Target.parse(target)
+    goals = parse_targets(targets)
     gathered = _parse_signals(signals)
     _check_method(method, gathered)
-    questions = _questions(datasets, limit=limit, seed=seed, skip_bad=skip_bad)
+    _check_calibrator(calibrator)
+    questions = _questions(
+        datasets, limit=limit, seed=seed, skip_bad=skip_bad, answered=labels == "gold"
+    )
+    wanted = Wanted(gathered, labels == "llm", judge, llm, {goal.kind for goal in goals})
     seen: list[Progress] = []
     try:
-        answers = asyncio.run(
-            ask(
-                questions.items,
-                gathered,
+        labelled = asyncio.run(
+            ask_and_label(
+                questions.asked,
+                wanted,
                 settings,
                 lambda model: out or Path(default_folder(model)),
                 fresh=fresh,
                 seen=seen,
             )
         )
-        result = _fit(answers, questions, goal, method=method, calibrator=calibrator, seed=seed)
+        result = _fit(
+            labelled,
+            questions,
+            method=method,
+            calibrator=calibrator,
+            seed=seed,
+            target=goals,
+            confidence=confidence,
+            cost=cost_model(goals, labelled, settings, queries_per_day, usd_per_escalation),
+        )
     except KeyboardInterrupt:
         done = f" after {seen[-1].done} of {seen[-1].total} questions" if seen else ""
         _say(f"interrupted{done}; the answers are kept, the same command goes on from there")
@@ -130,15 +194,19 @@ def calibrate(
     if as_json:
         click.echo(json.dumps(result))
     else:
-        click.echo(summary(result, goal))
-        click.echo(f"\n{answers.folder / REPORT} shows the curves. Use it with\n")
-        click.echo(f"  {_serve_command(answers.folder, settings)}")
+        from router.cli.calibrate_summary import summary  # noqa: PLC0415
+
+        folder = labelled.answers.folder
+        click.echo(summary(result))
+        click.echo(f"\n{folder / REPORT} shows the curves. Use it with\n")
+        click.echo(f"  {_serve_command(folder, settings)}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Questions:
-    items: list[Item]
+    asked: Sequence[Item] | Sequence[Question]
     description: Mapping[str, Any]
+    population: str
 
 
 def _parse_signals(names: str) -> frozenset[Signal]:
@@ -180,41 +248,58 @@ def _check_method(method: str, signals: frozenset[Signal]) -> None:
         )
 
 
+def _check_calibrator(name: str) -> None:
+    from calibration.calibrators import CALIBRATORS  # noqa: PLC0415
+
+    if name not in ("auto", *CALIBRATORS):
+        raise click.BadParameter(
+            f"there is no calibrator {name!r}; there are auto, {', '.join(CALIBRATORS)}",
+            param_hint="--calibrator",
+        )
+
+
 def _questions(
-    datasets: Sequence[str], *, limit: int | None, seed: int, skip_bad: bool
+    datasets: Sequence[str], *, limit: int | None, seed: int, skip_bad: bool, answered: bool
 ) -> _Questions:
-    from calibration.datasets import builtin, read_items  # noqa: PLC0415
+    from calibration.datasets import builtin, read_items, read_questions  # noqa: PLC0415
     from calibration.datasets.sampling import spread  # noqa: PLC0415
 
     files = [name for name in datasets if name != HOLDOUT]
-    items = list(builtin.generate(seed)) if HOLDOUT in datasets else []
+    items: list[Any] = list(builtin.generate(seed)) if HOLDOUT in datasets else []
+    if items and not answered:
+        raise click.BadParameter(
+            "the built-in questions have answers; name a file of your own questions with --dataset",
+            param_hint="--labels",
+        )
     skipped: Sequence[str] = ()
-    if files:
+    if files and answered:
         read = read_items(files, skip_bad=skip_bad)
         items += read.items
         skipped = read.skipped
+    elif files:
+        unanswered = read_questions(files, skip_bad=skip_bad)
+        items += unanswered.questions
+        skipped = unanswered.skipped
     if skipped:
         _say(f"{len(skipped)} bad rows are left out:")
         _list(skipped)
     order = spread(items, seed)[:limit]
+    names = [Path(name).name for name in dict.fromkeys(datasets)]
     description = {
-        "datasets": [Path(name).name for name in dict.fromkeys(datasets)],
+        "datasets": names,
         "available": len(items),
         "asked": len(order),
         "seed": seed,
         "skipped_rows": len(skipped),
     }
-    return _Questions(order, description)
+    of = ["the built-in hold-out" if name == HOLDOUT else name for name in names]
+    return _Questions(order, description, f"the {len(items):,} questions of {', '.join(of)}")
 
 
 def _fit(
-    answers: Answers,
+    labelled: Labelled,
     questions: _Questions,
-    target: Target,
-    *,
-    method: str,
-    calibrator: str,
-    seed: int,
+    **choices: Any,
 ) -> dict[str, Any]:
     """Fit, save calibration and report, and return the figures."""
     from calibration.errors import FitError, InfeasibleTarget  # noqa: PLC0415
@@ -222,6 +307,7 @@ def _fit(
     from calibration.report import write_report  # noqa: PLC0415
     from router.cli.collecting import RECORDS  # noqa: PLC0415
 
+    answers = labelled.answers
     if answers.too_long:
         _say(f"{len(answers.too_long)} questions do not fit the context and are left out:")
         _list(answers.too_long)
@@ -229,105 +315,29 @@ def _fit(
         calibration, report = fit_calibration(
             answers.records,
             binding=answers.binding,
-            target=target,
-            method=method,
-            calibrator=calibrator,
             n_layer=answers.n_layer,
-            seed=seed,
-            holdout={**questions.description, "too_long": len(answers.too_long)},
+            truth=labelled.truth,
+            population=questions.population,
+            holdout={
+                **questions.description,
+                "too_long": len(answers.too_long),
+                **labelled.description,
+            },
+            **choices,
         )
     except (FitError, InfeasibleTarget):
         _say(f"the answers are kept in {answers.folder / RECORDS}; trying again asks none of them")
         raise
+    claim = labelled.claim(calibration)
     calibration.save(answers.folder)
-    write_report(answers.folder / REPORT, calibration, report)
-    return {**report.to_json(), "artifact": str(answers.folder)}
+    write_report(answers.folder / REPORT, calibration, report, claim=claim)
+    return {**report.to_json(), "claim": claim, "artifact": str(answers.folder)}
 
 
 def default_folder(model_path: str) -> str:
     """Name the folder for a model's calibration: ``calibration-smollm2-135m-instruct-q4_1``."""
     name = re.sub(r"[^a-z0-9_]+", "-", Path(model_path).stem.lower()).strip("-")
     return f"calibration-{name}"
-
-
-def summary(result: Mapping[str, Any], target: Target) -> str:
-    """Write the figures of `FitReport.to_json` for people."""
-    width = max(len(name) for name in result["estimators"])
-    lines = [
-        f"{result['n']} answers, {_percent(result['accuracy'])} of them right",
-        "",
-        f"{'score':{width}}  AUROC  95% interval",
-    ]
-    ranked = sorted(result["estimators"].items(), key=lambda entry: -(entry[1]["auroc"] or 0))
-    for name, quality in ranked:
-        if quality["auroc"] is None:
-            continue
-        low, high = quality["auroc_ci"]
-        chosen = "  <- decides" if name == result.get("method") else ""
-        lines.append(f"{name:{width}}  {quality['auroc']:.3f}  {low:.3f} to {high:.3f}{chosen}")
-    unknown = [name for name, quality in ranked if quality["auroc"] is None]
-    if unknown:
-        lines.append(f"too few known scores (see --signals): {', '.join(unknown)}")
-    kept = result["accuracy_kept"]
-    lines += [
-        *_why(result),
-        *_spent(result),
-        "",
-        "       before  after calibration",
-        *(
-            f"{label:5}  {result[key]['before']:.4f}  {result[key]['after']:.4f}"
-            for label, key in (("ECE", "ece"), ("Brier", "brier"))
-        ),
-        "",
-        f"threshold {result['threshold']:.4f}, chosen for {target}:",
-        f"  sent to the large model  {_percent(result['escalation_ratio'])}",
-        f"  right among what is kept {'n/a, nothing is kept' if kept is None else _percent(kept)}",
-    ]
-    return "\n".join(lines)
-
-
-def _why(result: Mapping[str, Any]) -> list[str]:
-    """The methods of highest value, the one that decides among them in any case."""
-    ranked = sorted(result["methods"].items(), key=lambda entry: -entry[1]["value"])
-    shown = ranked[:_BEST]
-    shown += [entry for entry in ranked[_BEST:] if entry[0] == result["method"]]
-    width = max(len("score"), *(len(name) for name, _ in shown))
-    lines = [
-        "",
-        f"{'score':{width}}  AUROC  cost  value = (AUROC - 0.5) / (1 + cost), on the fit part",
-    ]
-    for name, it in shown:
-        chosen = "  <- decides" if name == result["method"] else ""
-        lines.append(
-            f"{name:{width}}  {it['auroc']:.3f}  {it['cost']:.2f}  {it['value']:.3f}{chosen}"
-        )
-    return lines
-
-
-def _spent(result: Mapping[str, Any]) -> list[str]:
-    """What looking closer costs and buys, and what is given up early."""
-    lines: list[str] = []
-    spending = result["spending"]
-    if spending is not None:
-        lines += ["", f"{'look':10}  cost  AUROC, on the test part"]
-        for look, what in (
-            ("cheapest", f"{spending['cheap']} alone"),
-            ("adaptive", f"{spending['costly']} for {_percent(spending['share'])}"),
-            ("everything", f"{spending['costly']} for all"),
-        ):
-            auroc = spending[look]["auroc"]
-            shown = "  n/a" if auroc is None else f"{auroc:.3f}"
-            lines.append(f"{look:10}  {spending[look]['cost']:.2f}  {shown}  {what}")
-        if spending["share_of_gain"] is not None:
-            gain = _percent(spending["share_of_gain"])
-            cost = _percent(spending["share"])
-            lines.append(f"adaptive reaches {gain} of the gain for {cost} of the extra cost")
-    exits = exit_lines(result["gate"], result["early_stop"])
-    return [*lines, "", *exits] if exits else lines
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
 
 
 def _serve_command(folder: Path, settings: Settings) -> str:
