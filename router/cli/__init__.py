@@ -27,13 +27,18 @@ _COMMANDS = {
     "calibrate": _Command(
         "router.cli.calibrate", "calibrate", "Measure the model and choose when to trust it."
     ),
+    "recalibrate": _Command(
+        "router.cli.recalibrate", "recalibrate", "Learn from live feedback beside the hold-out."
+    ),
     "calibration": _Command(
         "router.cli.calibration", "calibration", "Show what is kept at which measured error."
     ),
     "evaluate": _Command(
         "router.cli.evaluate", "evaluate", "Compare uncertainty estimators over question sets."
     ),
-    "holdout": _Command("router.cli.holdout", "holdout", "Look at the built-in hold-out set."),
+    "holdout": _Command(
+        "router.cli.holdout", "holdout", "Look at the built-in hold-out set, or build one."
+    ),
     "datasets": _Command("router.cli.datasets", "datasets", "Fetch public question sets."),
     "models": _Command("router.cli.models", "models", "List and fetch models."),
     "doctor": _Command(

@@ -161,7 +161,7 @@ def calibrate(
     gathered = _parse_signals(signals)
     _check_method(method, gathered)
     _check_calibrator(calibrator)
-    questions = _questions(
+    questions = questions_of(
         datasets, limit=limit, seed=seed, skip_bad=skip_bad, answered=labels == "gold"
     )
     wanted = Wanted(gathered, labels == "llm", judge, llm, {goal.kind for goal in goals})
@@ -169,7 +169,7 @@ def calibrate(
     try:
         labelled = asyncio.run(
             ask_and_label(
-                questions.asked,
+                questions.questions,
                 wanted,
                 settings,
                 lambda model: out or Path(default_folder(model)),
@@ -203,10 +203,19 @@ def calibrate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Questions:
-    asked: Sequence[Item] | Sequence[Question]
+class Asked:
+    """Questions: items where they are `answered`, else without answers."""
+
+    questions: Sequence[Item] | Sequence[Question]
     description: Mapping[str, Any]
     population: str
+
+    @property
+    def items(self) -> list[Item]:
+        """Those with answers."""
+        from calibration.items import Item  # noqa: PLC0415
+
+        return [question for question in self.questions if isinstance(question, Item)]
 
 
 def _parse_signals(names: str) -> frozenset[Signal]:
@@ -258,9 +267,15 @@ def _check_calibrator(name: str) -> None:
         )
 
 
-def _questions(
-    datasets: Sequence[str], *, limit: int | None, seed: int, skip_bad: bool, answered: bool
-) -> _Questions:
+def questions_of(
+    datasets: Sequence[str],
+    *,
+    limit: int | None,
+    seed: int,
+    skip_bad: bool = False,
+    answered: bool = True,
+) -> Asked:
+    """Return a spread sample of the questions in `datasets`, and what to note of them."""
     from calibration.datasets import builtin, read_items, read_questions  # noqa: PLC0415
     from calibration.datasets.sampling import spread  # noqa: PLC0415
 
@@ -293,12 +308,12 @@ def _questions(
         "skipped_rows": len(skipped),
     }
     of = ["the built-in hold-out" if name == HOLDOUT else name for name in names]
-    return _Questions(order, description, f"the {len(items):,} questions of {', '.join(of)}")
+    return Asked(order, description, f"the {len(items):,} questions of {', '.join(of)}")
 
 
 def _fit(
     labelled: Labelled,
-    questions: _Questions,
+    questions: Asked,
     **choices: Any,
 ) -> dict[str, Any]:
     """Fit, save calibration and report, and return the figures."""

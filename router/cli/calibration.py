@@ -33,7 +33,7 @@ def calibration() -> None:
 @settings_options("model", "calibration")
 def show(*, as_json: bool, plot: Path | None, dark: bool, settings: Settings) -> None:
     """Print what is kept on the device at which measured error, threshold by threshold."""
-    found = _find(settings)
+    found = find_calibration(settings)
     if plot is not None:
         from calibration.report import write_routing_curve  # noqa: PLC0415
         from calibration.report_parts import DARK, LIGHT  # noqa: PLC0415
@@ -96,7 +96,11 @@ def _named(calibration: Calibration) -> str:
     return f"{calibration.id[:19]}, made {calibration.created[:10]} from {calibration.n} answers"
 
 
-def _find(settings: Settings) -> Calibration:
+def find_calibration(settings: Settings) -> Calibration:
+    """Return the calibration in the folder that is set, or the shipped one of the model.
+
+    Raises ArtifactError when there is none.
+    """
     from calibration import shipped  # noqa: PLC0415
     from calibration.artifact import Calibration  # noqa: PLC0415
     from calibration.errors import ArtifactError  # noqa: PLC0415

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SEED = click.option("--seed", type=int, default=0, help="Of the questions.  [default: 0]")
 
 
-@click.group(short_help="Look at the built-in hold-out set.")
+@click.group(short_help="Look at the built-in hold-out set, or build one.")
 def holdout() -> None:
     """Look at the labelled questions that `calibrate` asks by default, or build others."""
 
