@@ -19,6 +19,7 @@ Reason = Literal[
     "capability",
     "policy",
     "busy",
+    "drift",
     "upstream_down",
     "no_upstream",
     "uncalibrated",
@@ -78,6 +79,7 @@ class Decision:
     `p_correct` is None when no local answer was made or its score is unknown; `threshold` is None
     when there is no calibration, or when no threshold reaches the risk asked for.
     `degraded` is true when the answer is not the one the policy wanted.
+    `certificate` is what is certain of the rule that decided, as it was used; None for nothing.
     """
 
     route: Route

@@ -108,6 +108,21 @@ class Settings(BaseSettings):
         default="",
         description="Calibration folder; empty takes the shipped one when it fits the model",
     )
+    control: Literal["on", "off"] = Field(
+        default="on",
+        description="Whether a calibrated escalation ratio or cost is held by moving the threshold",
+    )
+    on_drift: Literal["warn", "tighten", "escalate"] = Field(
+        default="warn",
+        description="When traffic is no longer as calibrated: say so, keep half as many, keep none",
+    )
+    drift_alpha: float = Field(
+        default=0.01,
+        gt=0,
+        le=0.5,
+        allow_inf_nan=False,
+        description="Chance that a test for drift, running for ever, raises a false alarm",
+    )
     ledger: str = Field(
         default="",
         description="File of decisions and labels, redis, or off; empty: in the user's data folder",

@@ -5,12 +5,35 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from calibration.artifact import Calibration
+from calibration.certificates import Certificate
 from router.answer import Decision, Query, Reason, Route
 from router.engine.messages import GREEDY, Exits
 from uq import Trace, estimator_names, get_estimator, score_all
 from uq.signals import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Stance:
+    """What live traffic asks for beyond the calibration; the default is nothing.
+
+    Attributes
+    ----------
+    threshold : in place of the calibration's own, to hold a budget; None for that one.
+    drifted : the calibration is in doubt, and certifies nothing any more.
+    at_least : the least that its own thresholds may be.
+    escalate : everything is to be escalated that may be.
+    """
+
+    threshold: float | None = None
+    drifted: bool = False
+    at_least: float = 0.0
+    escalate: bool = False
+
+
+AS_CALIBRATED = Stance()
 
 
 class Judge:
@@ -42,11 +65,11 @@ class Judge:
         closer = calibration.looks_closer(calibration.scores(trace))
         return calibration.closer_signals if closer else frozenset()
 
-    def exits(self, query: Query) -> Exits | None:
+    def exits(self, query: Query, stance: Stance = AS_CALIBRATED) -> Exits | None:
         """When to give up on an answer that would be escalated anyway.
 
         They were set for the calibration's own threshold and sampler, so a query that brings
-        another has none.
+        another has none; nor where the threshold is moved by the scores, which it has to see.
         """
         calibration = self._calibration
         if calibration is None or query.threshold is not None or query.max_risk is not None:
@@ -54,7 +77,7 @@ class Judge:
         if query.sampler != GREEDY or query.mode != "auto" or query.local_only:
             return None
         gate, early_stop = calibration.gate, calibration.early_stop
-        if gate is None and early_stop is None:
+        if stance.threshold is not None or (gate is None and early_stop is None):
             return None
         return Exits(
             gate=None if gate is None else calibration.learned.probes[gate.probe],
@@ -62,21 +85,39 @@ class Judge:
             checkpoints=() if early_stop is None else early_stop.checkpoints,
         )
 
-    def given_up(self, trace: Trace) -> Decision | None:
+    def given_up(self, trace: Trace, stance: Stance = AS_CALIBRATED) -> Decision | None:
         """The decision that an answer which the engine gave up leads to; None for a whole one."""
-        if trace.finish_reason == "gated":
-            return self.escalate("gated")
-        if trace.finish_reason == "stopped":
-            return self.escalate("stopped")
-        return None
+        if trace.finish_reason not in ("gated", "stopped"):
+            return None
+        decision = self.escalate("gated" if trace.finish_reason == "gated" else "stopped")
+        if self._calibration is None or stance.drifted:
+            return decision
+        certificate = self._calibration.operating_point.certificate
+        return _certified(decision, certificate)
 
-    def decide(self, query: Query, trace: Trace) -> Decision:
+    def decide(
+        self,
+        query: Query,
+        scores: Mapping[str, float],
+        stance: Stance = AS_CALIBRATED,
+        *,
+        exits: Exits | None = None,
+    ) -> Decision:
         """Keep the local answer iff its p_correct reaches the threshold.
 
         Unknown is not confident: a p_correct that is NaN escalates, and so does a `max_risk` that
         no threshold reaches.
+
+        Parameters
+        ----------
+        query : Query
+        scores : mapping
+            As `scores` gives them for its answer.
+        stance : Stance
+            What live traffic asks for.
+        exits : Exits, optional
+            By which the answer might have been given up.
         """
-        scores = self.scores(trace)
         shown = (
             _known(scores)
             if query.estimators is None
@@ -87,48 +128,31 @@ class Judge:
             uncertainty=shown,
             calibrated_sampler=query.sampler == GREEDY,
         )
-        if self._calibration is None:
+        calibration = self._calibration
+        if calibration is None:
             if query.mode == "local" or query.local_only:
                 return kept_by_policy
             return dataclasses.replace(kept_by_policy, route="remote", reason="uncalibrated")
-        p_correct = self._calibration.p_correct(scores)
-        threshold = _threshold(query, self._calibration)
-        kept_by_policy = dataclasses.replace(
-            kept_by_policy,
-            p_correct=None if math.isnan(p_correct) else p_correct,
-            threshold=threshold,
-            certificate=self._certificate(threshold),
-        )
-        if query.mode == "local":
-            return kept_by_policy
-        if threshold is not None and p_correct >= threshold:
-            return dataclasses.replace(kept_by_policy, reason="confident")
-        if query.local_only:
-            return dataclasses.replace(kept_by_policy, degraded=True)
-        return dataclasses.replace(kept_by_policy, route="remote", reason="uncertain")
+        p_correct = calibration.p_correct(scores)
+        known = None if math.isnan(p_correct) else p_correct
+        kept_by_policy = dataclasses.replace(kept_by_policy, p_correct=known)
+        return _by_rule(query, kept_by_policy, _rule(query, calibration, stance, exits), stance)
 
     def _decision(self, route: Route, reason: Reason) -> Decision:
         calibration = self._calibration
-        threshold = calibration.threshold if calibration else None
         return Decision(
             route=route,
             reason=reason,
-            threshold=threshold,
+            threshold=calibration.threshold if calibration else None,
             calibration=calibration.id if calibration else None,
-            certificate=self._certificate(threshold),
         )
-
-    def _certificate(self, threshold: float | None) -> dict[str, object] | None:
-        """The certificate of the calibration's own threshold; any other one has none."""
-        if self._calibration is None or threshold != self._calibration.threshold:
-            return None
-        certificate = self._calibration.operating_point.certificate
-        return None if certificate is None else dict(certificate)
 
 
 def degraded(wanted: Decision, reason: Reason) -> Decision:
     """The local answer in place of the remote one that was wanted."""
-    return dataclasses.replace(wanted, route="local", reason=reason, degraded=True)
+    return dataclasses.replace(
+        wanted, route="local", reason=reason, degraded=True, certificate=None
+    )
 
 
 def _known(scores: Mapping[str, float]) -> dict[str, float]:
@@ -140,9 +164,50 @@ def _known(scores: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _threshold(query: Query, calibration: Calibration) -> float | None:
+def _by_rule(
+    query: Query, kept: Decision, rule: tuple[float | None, Certificate | None], stance: Stance
+) -> Decision:
+    """What becomes of the answer that is `kept` by policy so far."""
+    threshold, certificate = rule
+    p_correct = math.nan if kept.p_correct is None else kept.p_correct
+    reached = threshold is not None and p_correct >= threshold
+    may_leave = query.mode == "auto" and not query.local_only
+    if may_leave and query.threshold is None and threshold is not None:
+        threshold = max(threshold, stance.at_least)
+    kept = dataclasses.replace(kept, threshold=threshold)
+    if query.mode == "local":
+        return kept
+    if may_leave and (stance.escalate or (reached and p_correct < (threshold or 0.0))):
+        return dataclasses.replace(kept, route="remote", reason="drift")
+    if reached:
+        return _certified(dataclasses.replace(kept, reason="confident"), certificate)
+    if query.local_only:
+        return dataclasses.replace(kept, degraded=True)
+    return _certified(dataclasses.replace(kept, route="remote", reason="uncertain"), certificate)
+
+
+def _rule(
+    query: Query, calibration: Calibration, stance: Stance, exits: Exits | None
+) -> tuple[float | None, Certificate | None]:
+    """The threshold for the query, without safe mode, and what is certain of it as it is used."""
     if query.threshold is not None:
-        return query.threshold
+        return query.threshold, None
     if query.max_risk is not None:
-        return calibration.threshold_for_risk(query.max_risk)
-    return calibration.threshold
+        point = calibration.point_for_risk(query.max_risk)
+        if point is None:
+            return None, None
+    else:
+        if stance.threshold is not None:
+            return stance.threshold, None
+        point = calibration.operating_point
+    # The calibration's own threshold was certified behind its gate, all others without one.
+    as_certified = query.max_risk is not None or calibration.gate is None or exits is not None
+    holds = as_certified and not stance.drifted and query.sampler == GREEDY
+    return point.threshold, point.certificate if holds else None
+
+
+def _certified(decision: Decision, certificate: Certificate | None) -> Decision:
+    """The decision with what is certain of the rule that made it."""
+    if certificate is None:
+        return decision
+    return dataclasses.replace(decision, certificate=certificate.to_dict())

@@ -41,7 +41,9 @@ from router.errors import (
     TemplateRefused,
     UpstreamUnavailable,
 )
-from router.judge import Judge, degraded
+from router.judge import AS_CALIBRATED, Judge, Stance, degraded
+from router.live import Live
+from router.live_watch import Charge, Watch
 from router.reload import Reloaded, reloaded
 from router.remote import RemoteAnswer, Upstream, is_usage_chunk, usage_of
 from router.signals import gather
@@ -73,6 +75,20 @@ class _Attempt:
     """The decision by policy and scores, as if the upstream were sure to answer."""
     completion: Completion | None = None
     error: EngineError | None = None
+    charge: Charge | None = None
+    """What is to be told the price of the upstream's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What one query is decided by from its beginning to its end."""
+
+    judge: Judge
+    watch: Watch | None = None
+
+    def stance(self) -> Stance:
+        """What live traffic asks for at this moment."""
+        return AS_CALIBRATED if self.watch is None else self.watch.stance()
 
 
 class Pipeline:
@@ -80,6 +96,7 @@ class Pipeline:
 
     `start` loads the model and checks that the calibration belongs to it. `warnings` then holds
     what an operator should know (no calibration for this model, another engine build).
+    With `live`, budgets are held and drift is noticed; without, the calibration decides alone.
     """
 
     def __init__(
@@ -89,12 +106,14 @@ class Pipeline:
         calibration_folder: str = "",
         upstream: Upstream | None = None,
         prices: Prices = Prices(),
+        live: Live | None = None,
     ) -> None:
         self.engine = engine
         self.upstream = upstream
+        self.live = live
         self.calibration: Calibration | None = None
         self.warnings: list[str] = []
-        self._judge = Judge(None)
+        self._rule = _Rule(Judge(None))
         self._calibration_folder = calibration_folder
         self._prices = prices
         self._reloading = asyncio.Lock()
@@ -110,7 +129,7 @@ class Pipeline:
             self.calibration, self.warnings = load_calibration(
                 self._calibration_folder, self.engine.info
             )
-            self._judge = Judge(self.calibration)
+            self._rule = await self._rule_of(self.calibration)
         except BaseException:
             await self.close()
             raise
@@ -127,13 +146,20 @@ class Pipeline:
             fresh, warnings = await asyncio.to_thread(load_calibration, folder, self.engine.info)
             told = reloaded(self.calibration, fresh, warnings)
             if told.changed:
-                self.calibration, self._judge = fresh, Judge(fresh)
+                rule = await self._rule_of(fresh)
+                self.calibration, self._rule = fresh, rule
             self.warnings = warnings
             return told
+
+    async def _rule_of(self, calibration: Calibration | None) -> _Rule:
+        watch = None if self.live is None else await self.live.follow(calibration)
+        return _Rule(Judge(calibration), watch)
 
     async def close(self) -> None:
         """Stop the engine and release the upstream's connections."""
         await self.engine.close()
+        if self.live is not None:
+            await self.live.close()
         if self.upstream is not None:
             await self.upstream.close()
 
@@ -149,8 +175,8 @@ class Pipeline:
         UpstreamUnavailable, UpstreamRejected
             The upstream failed, and there is no local answer to fall back on.
         """
-        clock, judge = _Clock(), self._judge
-        attempt = await self._attempt(query, judge)
+        clock, rule = _Clock(), self._rule
+        attempt = await self._attempt(query, rule)
         if attempt.wanted.route == "local":
             return self._local(attempt, attempt.wanted, clock)
         upstream = self._upstream_for(query, attempt)
@@ -160,7 +186,7 @@ class Pipeline:
             with clock.remote():
                 remote = await upstream.chat(query.body)
         except UpstreamUnavailable as error:
-            attempt = await self._instead(query, judge, attempt, error)
+            attempt = await self._instead(query, rule, attempt, error)
             return self._local(attempt, degraded(attempt.wanted, "upstream_down"), clock)
         return self._remote(attempt, remote, clock)
 
@@ -171,7 +197,7 @@ class Pipeline:
         """
         clock = _Clock()
         asked = dataclasses.replace(query, mode="auto")
-        attempt = await self._attempt(asked, self._judge, may_exit=False)
+        attempt = await self._attempt(asked, self._rule, final=True, counts=False)
         if attempt.completion is not None:
             return self._local(attempt, attempt.wanted, clock)
         if self._upstream_for(query, attempt) is None:
@@ -193,8 +219,8 @@ class Pipeline:
         The Decision comes once the route is final: with the upstream's first chunk, or the finished
         local answer. Raises as `answer`; UpstreamUnavailable after chunks means the answer was cut.
         """
-        clock, judge = _Clock(), self._judge
-        attempt = await self._attempt(query, judge)
+        clock, rule = _Clock(), self._rule
+        attempt = await self._attempt(query, rule)
         upstream = None
         decision = attempt.wanted
         if decision.route == "remote":
@@ -207,7 +233,7 @@ class Pipeline:
                     with clock.remote():
                         first = await _first_chunk(chunks)
                 except UpstreamUnavailable as error:
-                    attempt = await self._instead(query, judge, attempt, error)
+                    attempt = await self._instead(query, rule, attempt, error)
                     decision = degraded(attempt.wanted, "upstream_down")
                 else:
                     async for event in self._pass_on(attempt, first, chunks, clock):
@@ -218,13 +244,19 @@ class Pipeline:
             yield TextDelta(piece)
         yield self._local(attempt, decision, clock)
 
-    async def _attempt(self, query: Query, judge: Judge, *, may_exit: bool = True) -> _Attempt:
-        """What the device can do for `query`, and where policy and scores send it."""
+    async def _attempt(
+        self, query: Query, rule: _Rule, *, final: bool = False, counts: bool = True
+    ) -> _Attempt:
+        """What the device can do for `query`, and where policy and scores send it.
+
+        A `final` answer is never given up. Live traffic is what `counts`.
+        """
+        judge = rule.judge
         if query.mode == "remote":
             return _Attempt(judge.escalate("policy"))
         if query.needs:
             return _Attempt(judge.escalate("capability"))
-        exits = judge.exits(query) if may_exit and self._may_leave(query) else None
+        exits = None if final or not self._may_leave(query) else self._exits(query, rule)
         request = self._request(query, judge, exits)
         try:
             completion = await self.engine.generate(request)
@@ -232,7 +264,7 @@ class Pipeline:
             return _Attempt(judge.escalate("capability"), error=error)
         except EngineError as error:  # down, or it failed on this very batch: it can't take it now
             return _Attempt(judge.escalate("busy"), error=error)
-        given_up = judge.given_up(completion.trace)
+        given_up = judge.given_up(completion.trace, rule.stance())
         if given_up is not None:
             return _Attempt(given_up, completion)
         began = time.perf_counter()
@@ -241,7 +273,18 @@ class Pipeline:
         completion = dataclasses.replace(
             completion, trace=trace, timings=dataclasses.replace(completion.timings, uq=uq_ms)
         )
-        return _Attempt(judge.decide(query, trace), completion)
+        scores = judge.scores(trace)
+        # Nothing is awaited from here on: each decision is by all those before it.
+        decision = judge.decide(query, scores, rule.stance(), exits=exits)
+        charge = None
+        if counts and rule.watch is not None:
+            charge = rule.watch.decided(query, scores, decision, whole=exits is None)
+        return _Attempt(decision, completion, charge=charge)
+
+    def _exits(self, query: Query, rule: _Rule) -> Exits | None:
+        exits = rule.judge.exits(query, rule.stance())
+        spot_check = exits is not None and rule.watch is not None and rule.watch.spot_check()
+        return None if spot_check else exits
 
     def _request(self, query: Query, judge: Judge, exits: Exits | None) -> GenerateRequest:
         return GenerateRequest(
@@ -268,15 +311,15 @@ class Pipeline:
             return trace
 
     async def _instead(
-        self, query: Query, judge: Judge, attempt: _Attempt, error: UpstreamUnavailable
+        self, query: Query, rule: _Rule, attempt: _Attempt, error: UpstreamUnavailable
     ) -> _Attempt:
         """The attempt whose local answer stands in for the upstream's, which failed with `error`.
 
         An answer that was given up is made whole. Raises `error` when there is no local answer.
         """
         seen = attempt.completion
-        if seen is not None and judge.given_up(seen.trace) is not None:
-            attempt = await self._attempt(query, judge, may_exit=False)
+        if seen is not None and rule.judge.given_up(seen.trace) is not None:
+            attempt = await self._attempt(query, rule, final=True, counts=False)
         if attempt.completion is None:
             raise error
         return attempt
@@ -334,6 +377,8 @@ class Pipeline:
         trace = completion.trace
         usage = Usage(trace.n_prompt, len(trace))
         kept = decision.route == "local"
+        if attempt.charge is not None:
+            attempt.charge.settle(0.0)
         return Answer(
             text=trace.text,
             finish_reason=trace.finish_reason,
@@ -351,13 +396,16 @@ class Pipeline:
     def _remote(self, attempt: _Attempt, remote: RemoteAnswer, clock: _Clock) -> Answer:
         completion = attempt.completion
         local = Usage(completion.trace.n_prompt, len(completion.trace)) if completion else None
+        cost_usd = self._prices.cost(remote.usage) if remote.usage else 0.0
+        if attempt.charge is not None and cost_usd > 0.0:  # else the price is not known
+            attempt.charge.settle(cost_usd)
         return Answer(
             text=remote.text,
             finish_reason=remote.finish_reason,
             decision=attempt.wanted,
             usage_local=local,
             usage_remote=remote.usage,
-            cost_usd=self._prices.cost(remote.usage) if remote.usage else 0.0,
+            cost_usd=cost_usd,
             saved_usd=0.0,
             timings_ms=clock.timings(completion),
             trace=completion.trace if completion else None,
@@ -428,10 +476,13 @@ class _Clock:
         }
 
 
-def build_pipeline(settings: Settings, *, engine: Engine | None = None) -> Pipeline:
+def build_pipeline(
+    settings: Settings, *, engine: Engine | None = None, live: Live | None = None
+) -> Pipeline:
     """The pipeline that `settings` describe, nothing started yet.
 
-    The engine runs in a child process unless one is given. Raises ModelError when the model can't
+    The engine runs in a child process unless one is given. Without `live` the calibration decides
+    alone. Raises ModelError when the model can't
     be found or fetched.
     """
     if engine is None:
@@ -441,6 +492,7 @@ def build_pipeline(settings: Settings, *, engine: Engine | None = None) -> Pipel
         calibration_folder=settings.calibration,
         upstream=Upstream.from_settings(settings),
         prices=Prices(settings.upstream_price_in, settings.upstream_price_out),
+        live=live,
     )
 
 

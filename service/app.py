@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from router.config import Settings
 from router.errors import RouterError
 from router.ledger import open_ledger
+from router.live import Live
 from router.pipeline import build_pipeline
 from service import logs
 from service.audit import build_auditor
@@ -61,13 +63,14 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             ledger = await open_ledger(settings)
             if ledger is not None:
                 stack.push_async_callback(ledger.close)
-            running: PipelinePort = build_pipeline(settings) if pipeline is None else pipeline
+            books = Books(ledger, measured)
+            live = Live.from_settings(settings, ledger, partial(books.fault, "live"))
+            running = build_pipeline(settings, live=live) if pipeline is None else pipeline
             stack.push_async_callback(running.close)
             cache = build_cache(settings, measured)
             stack.push_async_callback(cache.close)
             await running.start()
-            books = Books(ledger, measured)
-            auditor = build_auditor(settings, books, measured, running.upstream)
+            auditor = build_auditor(settings, books, measured, running.upstream, running.live)
             gateway = Gateway(settings, running, cache, measured, books=books, auditor=auditor)
             app.state.gateway = gateway
             stack.push_async_callback(gateway.close)

@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
 from router.agreement import agrees
-from router.answer import Answer, Query
+from router.answer import Answer, Decision, Query
 from router.config import Settings
 from router.errors import LedgerError, UpstreamError
 from router.ledger import Label
+from router.live import Live
 from router.pipeline import Prices
 from router.remote_body import RemoteAnswer
 from service.books import WHOLE, Books, local_text
@@ -55,6 +56,7 @@ class Auditor:
     rate : probability in [0, 1] that such an answer is audited.
     per_day : audits a day (UTC) at most, counted in the ledger. When they are spent, answers are
         not drawn any more, and recorded as such.
+    live : is told of each label, to notice when P(correct) is no longer right.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Auditor:
         rate: float,
         per_day: int,
         prices: Prices | None = None,
+        live: Live | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.rate = rate
@@ -74,6 +77,7 @@ class Auditor:
         self._metrics = metrics
         self._upstream = upstream
         self._prices = prices or Prices()
+        self._live = live
         self._rng = rng or random.Random()
         self._places = asyncio.Semaphore(CONCURRENCY)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,7 +89,7 @@ class Auditor:
         if not self._may_draw(query, answer):
             return 0.0
         if self._rng.random() < self.rate:
-            task = asyncio.create_task(self._audit(id, query, answer.text))
+            task = asyncio.create_task(self._audit(id, query, answer.text, answer.decision))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
         return self.rate
@@ -122,7 +126,7 @@ class Auditor:
             and self._spent_on != self._today()
         )
 
-    async def _audit(self, id: str, query: Query, text: str) -> None:
+    async def _audit(self, id: str, query: Query, text: str, decision: Decision) -> None:
         async with self._places:
             if not await self._reserve():
                 self._count("dropped")
@@ -141,6 +145,8 @@ class Auditor:
             return
         self._count("agrees" if verdict else "differs")
         self._books.keep(Label(id, verdict, "audit", self._books.clock(), self.rate))
+        if self._live is not None:
+            self._live.labelled(decision.calibration, decision.p_correct, verdict)
 
     async def _reserve(self) -> bool:
         """Take one of the day's audits; False when none is left, or the ledger does not tell."""
@@ -179,7 +185,11 @@ class Auditor:
 
 
 def build_auditor(
-    settings: Settings, books: Books, metrics: Metrics, upstream: object | None
+    settings: Settings,
+    books: Books,
+    metrics: Metrics,
+    upstream: object | None,
+    live: Live | None = None,
 ) -> Auditor | None:
     """Return the auditor that `settings` ask for; None without an upstream or a ledger."""
     if books.ledger is None or not isinstance(upstream, Asks):
@@ -191,6 +201,7 @@ def build_auditor(
         rate=settings.audit_rate,
         per_day=settings.audit_per_day,
         prices=Prices(settings.upstream_price_in, settings.upstream_price_out),
+        live=live,
     )
 
 

@@ -15,6 +15,7 @@ from router.answer import Answer, Decision, Query, RemoteChunk, StreamEvent
 from router.config import Settings
 from router.engine.messages import EngineInfo, TextDelta
 from router.errors import ConfigError
+from router.live_watch import LiveReport
 from router.reload import Reloaded
 from service import stored
 from service.assemble import assemble
@@ -95,6 +96,12 @@ class Gateway:
         return self.pipeline.calibration
 
     @property
+    def live(self) -> LiveReport | None:
+        """Where live traffic stands under the calibration in use; None where nobody looks."""
+        live, calibration = self.pipeline.live, self.calibration
+        return None if live is None or calibration is None else live.report(calibration.id)
+
+    @property
     def in_flight(self) -> int:
         """How many answers are being made."""
         return len(self._flights)
@@ -138,10 +145,15 @@ class Gateway:
         """Return the key under which `query` shares its answer; None when it must not."""
         if not shareable(query, headers):
             return None
-        calibration = self.calibration
-        return self._key(query, None if calibration is None else calibration.id)
+        calibration = None if self.calibration is None else self.calibration.id
+        return self._key(query, calibration, drifted=self._drifted(calibration))
 
-    def _key(self, query: Query, calibration: str | None) -> str:
+    def _drifted(self, calibration: str | None) -> bool:
+        return self.pipeline.live is not None and self.pipeline.live.drifted(calibration)
+
+    def _key(self, query: Query, calibration: str | None, *, drifted: bool) -> str:
+        if calibration is not None and drifted:  # what was decided before is not served any more
+            calibration += " drifted"
         facts = Facts(
             model_sha256=self.info.model_sha256,
             template_sha256=self.info.template_sha256,
@@ -233,6 +245,9 @@ class Gateway:
         self, query: Query, key: str | None, *, stream: bool
     ) -> AsyncGenerator[StreamEvent | _Found, None]:
         """Answer `query` once, for all who follow, and keep the answer."""
+        # Before the answer is begun: one decided before an alarm is not kept as one after it.
+        used = None if self.calibration is None else self.calibration.id
+        drifted = self._drifted(used)
         found = None if key is None else await self._lookup(key)
         if found is not None:
             yield _Found(found)
@@ -244,13 +259,13 @@ class Gateway:
                         chunks.append(event.body)
                     if isinstance(event, Answer):
                         whole = _with_body(event, chunks)
-                        await self._keep(query, key, whole)
+                        await self._keep(query, key, whole, drifted=drifted)
                         yield whole
                     else:
                         yield event
         else:
             answer = await self.pipeline.answer(query)
-            await self._keep(query, key, answer)
+            await self._keep(query, key, answer, drifted=drifted)
             yield answer
 
     async def _lookup(self, key: str) -> Answer | None:
@@ -263,12 +278,13 @@ class Gateway:
             self.metrics.cache_fault("decode")
             return None
 
-    async def _keep(self, query: Query, key: str | None, answer: Answer) -> None:
+    async def _keep(self, query: Query, key: str | None, answer: Answer, *, drifted: bool) -> None:
         # Before the answer is handed out: whoever asks again after it has arrived finds it.
         if key is not None and worth_keeping(answer):
             value = stored.encode(answer, keep_trace=wants_logprobs(query))
             # Not `key`: another calibration may have been taken over since that was made.
-            await self.cache.put(self._key(query, answer.decision.calibration), value)
+            decided_by = answer.decision.calibration
+            await self.cache.put(self._key(query, decided_by, drifted=drifted), value)
 
 
 def build_cache(settings: Settings, metrics: Metrics) -> Cache:

@@ -16,6 +16,7 @@ from prometheus_client import (
 from router.answer import Answer, Usage
 from router.engine.messages import EngineStats
 from router.ledger import Label
+from router.live_watch import LiveReport
 from service.replies import STAGES, CacheStatus
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -104,6 +105,28 @@ class Metrics:
             ["operation"],
             registry=registry,
         )
+        self.drift_alarm = Gauge(
+            "router_drift_alarm",
+            "1 once a test for drift raised an alarm",
+            ["test"],
+            registry=registry,
+        )
+        self.drift_evidence = Gauge(
+            "router_drift_evidence",
+            "Evidence for drift: log10 of the test's wealth, 0 = none",
+            ["test"],
+            registry=registry,
+        )
+        self.controller_threshold = Gauge(
+            "router_controller_threshold",
+            "Threshold by which a budget is held at present; NaN where none is",
+            registry=registry,
+        )
+        self.controller_ratio = Gauge(
+            "router_controller_ratio",
+            "Share of queries escalated so far, or USD a query, where a budget is held; else NaN",
+            registry=registry,
+        )
         self.engine_up = Gauge("router_engine_up", "1 if the engine runs", registry=registry)
         self.engine = Gauge(
             "router_engine",
@@ -150,6 +173,18 @@ class Metrics:
             self.engine.labels("waiting").set(stats.waiting)
             self.engine.labels("slots").set(stats.n_slots)
             self.engine.labels("restarts").set(stats.restarts)
+
+    def observe_live(self, live: LiveReport | None) -> None:
+        """Take in where live traffic stands."""
+        control = None if live is None else live.control
+        self.controller_threshold.set(math.nan if control is None else control.threshold)
+        ratio = None if control is None else control.ratio
+        self.controller_ratio.set(math.nan if ratio is None else ratio)
+        tests = {} if live is None else {"scores": live.scores, "calibration": live.labels}
+        for test, seen in tests.items():
+            if seen is not None:
+                self.drift_alarm.labels(test).set(1 if seen.alarm else 0)
+                self.drift_evidence.labels(test).set(seen.log10_evidence)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

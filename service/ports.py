@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from router.answer import Answer, Query, StreamEvent
 from router.engine.messages import EngineInfo, EngineStats
+from router.live import Live
 from router.reload import Reloaded
 
 
@@ -41,6 +42,7 @@ class PipelinePort(Protocol):
 
     `reload` takes over the calibration that is in its folder now, for queries that begin later; it
     raises `calibration.errors.ArtifactError` and goes on with the old one when that can't be used.
+    `live` follows what queries make of a calibration; None where nothing does.
     """
 
     @property
@@ -51,6 +53,9 @@ class PipelinePort(Protocol):
 
     @property
     def upstream(self) -> object | None: ...
+
+    @property
+    def live(self) -> Live | None: ...
 
     async def start(self) -> None: ...
 

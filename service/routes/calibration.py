@@ -23,15 +23,17 @@ _PASSED_ON = ("forwarded", "via", "x-real-ip", "x-forwarded-")
 async def calibration(gateway: GatewayDep) -> Response:
     """Return the loaded calibration: what it was measured on, thresholds, error rates.
 
-    `calibration` is null when none is loaded; `model` is the model it would have to fit.
+    `calibration` is null when none is loaded; `model` is the model it would have to fit; `live` is
+    what traffic has made of it so far, null when nobody looks.
     """
     loaded = gateway.calibration
-    info = gateway.info
+    live, info = gateway.live, gateway.info
     return StrictJSONResponse(
         {
             "object": "calibration",
             "id": None if loaded is None else loaded.id,
             "calibration": None if loaded is None else loaded.summary(),
+            "live": None if live is None else live.to_dict(),
             "model": {
                 "name": info.model_name,
                 "sha256": info.model_sha256,

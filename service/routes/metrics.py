@@ -23,6 +23,7 @@ STATS_TIMEOUT = 1.0
 async def metrics(gateway: GatewayDep) -> Response:
     """Return all metrics in Prometheus' text format."""
     gateway.metrics.observe_engine(gateway.engine.alive, await _stats(gateway))
+    gateway.metrics.observe_live(gateway.live)
     return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 

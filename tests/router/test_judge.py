@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from calibration.artifact import Calibration
+from calibration.certificates import Certificate, Claim
 from calibration.learned import Learned
-from router.answer import Query
+from calibration.thresholds import OperatingPoint
+from router.answer import Decision, Query
 from router.engine.messages import GenerateRequest, Message, Sampler
-from router.judge import Judge, degraded
+from router.judge import Judge, Stance, degraded
 from tests.router.calibrations import (
     BAND,
     EARLY_STOP,
@@ -43,6 +45,10 @@ def query(**options: Any) -> Query:
 
 def seen(base: Trace = SURE, **signals: Any) -> Trace:
     return dataclasses.replace(base, **signals)
+
+
+def decide(judge: Judge, asked: Query, answer: Trace, *rest: Any, **options: Any) -> Decision:
+    return judge.decide(asked, judge.scores(answer), *rest, **options)
 
 
 def p_true(probability: float) -> tuple[float, float]:
@@ -98,13 +104,13 @@ def test_outside_the_band_the_cheap_score_decides_and_inside_the_costly_one() ->
         (DOUBTED, 0.9, "confident"),
         (DOUBTED, 0.1, "uncertain"),
     ]:
-        decision = judge.decide(query(), seen(answer, p_true=p_true(likely_true)))
+        decision = decide(judge, query(), seen(answer, p_true=p_true(likely_true)))
         assert decision.reason == reason
 
 
 @pytest.mark.parametrize("answer", [DOUBTED, BROKEN])
 def test_a_costly_score_that_is_missing_inside_the_band_escalates(answer: Trace) -> None:
-    decision = Judge(BANDED).decide(query(), answer)
+    decision = decide(Judge(BANDED), query(), answer)
     assert (decision.route, decision.reason) == ("remote", "uncertain")
     assert decision.p_correct is None
 
@@ -171,28 +177,150 @@ def test_a_whole_answer_is_not_given_up(reason: str) -> None:
 
 def test_learned_scores_decide_and_are_shown_as_far_as_they_are_known() -> None:
     judge = Judge(calibration("answer_probe", learned=Learned(PROBES)))
-    sure = judge.decide(query(), seen(hidden=states(5.0, answer=-1.0)))
+    sure = decide(judge, query(), seen(hidden=states(5.0, answer=-1.0)))
     assert sure.reason == "confident"
     assert sure.uncertainty["answer_probe"] == pytest.approx(1 / (1 + math.exp(2)))
     assert sure.uncertainty["p_ik"] > 0.99
     assert "p_true" not in sure.uncertainty
     assert "perplexity" in sure.uncertainty
-    unknown = judge.decide(query(), BROKEN)
+    unknown = decide(judge, query(), BROKEN)
     assert (unknown.reason, unknown.p_correct) == ("uncertain", None)
     assert "answer_probe" not in unknown.uncertainty
     assert math.isnan(unknown.uncertainty["perplexity"])
     other_layers = dataclasses.replace(states(0, -1.0), layers=tuple(n + 5 for n in LAYERS))
-    assert judge.decide(query(), seen(hidden=other_layers)).reason == "uncertain"
+    assert decide(judge, query(), seen(hidden=other_layers)).reason == "uncertain"
 
 
 def test_scores_asked_for_by_name_are_shown_known_or_not() -> None:
-    decision = Judge(BANDED).decide(query(estimators=("p_true", "margin")), SURE)
+    decision = decide(Judge(BANDED), query(estimators=("p_true", "margin")), SURE)
     assert set(decision.uncertainty) == {"p_true", "margin"}
     assert math.isnan(decision.uncertainty["p_true"])
 
 
 def test_a_local_answer_in_place_of_a_remote_one_keeps_what_is_known_of_it() -> None:
-    wanted = Judge(BANDED).decide(query(), UNSURE)
+    wanted = decide(Judge(BANDED), query(), UNSURE)
     given = degraded(wanted, "upstream_down")
     assert (given.route, given.reason, given.degraded) == ("local", "upstream_down", True)
     assert given.p_correct == wanted.p_correct
+
+
+CERTIFICATE = Certificate(
+    threshold=0.5,
+    claims=(Claim("risk", "risk=0.1", 0.1, 100, 70, 2, 0.02, "fixed-sequence exact binomial"),),
+    confidence=0.95,
+    population="100 questions made by hand",
+    labels="gold",
+)
+CERTIFIED = calibration(
+    target="risk=0.1",
+    operating_point=OperatingPoint(
+        "risk=0.1", 0.5, 0.3, 0.8, 0.1, 70, 100, certificate=CERTIFICATE
+    ),
+    operating_points=(
+        OperatingPoint(
+            "risk=0.2",
+            0.4,
+            0.2,
+            0.8,
+            0.2,
+            80,
+            100,
+            certificate=dataclasses.replace(
+                CERTIFICATE,
+                threshold=0.4,
+                claims=(dataclasses.replace(CERTIFICATE.claims[0], bound=0.2),),
+            ),
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("answer", [SURE, UNSURE])
+def test_the_certificate_is_that_of_the_threshold_in_use(answer: Trace) -> None:
+    decision = decide(Judge(CERTIFIED), query(), answer)
+    assert decision.certificate == CERTIFICATE.to_dict()
+    for_risk = decide(Judge(CERTIFIED), query(max_risk=0.25), answer)
+    assert for_risk.threshold == 0.4
+    assert for_risk.certificate is not None
+    assert for_risk.certificate["claims"][0]["bound"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "stance"),
+    [
+        ({"threshold": 0.5}, Stance()),
+        ({"max_risk": 0.15}, Stance()),
+        ({"mode": "local"}, Stance()),
+        ({"sampler": Sampler(temperature=0.7)}, Stance()),
+        ({}, Stance(threshold=0.4)),
+        ({}, Stance(drifted=True)),
+        ({"max_risk": 0.25}, Stance(drifted=True)),
+        ({}, Stance(drifted=True, at_least=1.0)),
+        ({}, Stance(drifted=True, escalate=True)),
+    ],
+)
+@pytest.mark.parametrize("answer", [SURE, UNSURE])
+def test_no_other_rule_has_one(options: Mapping[str, Any], stance: Stance, answer: Trace) -> None:
+    assert decide(Judge(CERTIFIED), query(**options), answer, stance).certificate is None
+
+
+def test_nor_has_an_answer_that_no_rule_decided() -> None:
+    judge = Judge(CERTIFIED)
+    wanted = decide(judge, query(), UNSURE)
+    assert degraded(wanted, "no_upstream").certificate is None
+    assert decide(judge, query(local_only=True), UNSURE).certificate is None
+    assert judge.escalate("busy").certificate is None
+
+
+def test_what_was_certified_behind_a_gate_is_certified_behind_it_alone() -> None:
+    judge = Judge(dataclasses.replace(CERTIFIED, learned=Learned(PROBES), gate=GATE))
+    exits = judge.exits(query())
+    assert decide(judge, query(), SURE, exits=exits).certificate == CERTIFICATE.to_dict()
+    assert decide(judge, query(), SURE).certificate is None
+    assert decide(judge, query(max_risk=0.25), SURE).certificate is not None
+    gated = seen(finish_reason="gated")
+    shown = judge.given_up(gated)
+    assert shown is not None
+    assert shown.certificate == CERTIFICATE.to_dict()
+    in_doubt = judge.given_up(gated, Stance(drifted=True))
+    assert in_doubt is not None
+    assert in_doubt.certificate is None
+
+
+def test_a_threshold_that_is_moved_leaves_answers_whole() -> None:
+    assert Judge(EXITING).exits(query(), Stance(threshold=0.4)) is None
+    assert Judge(EXITING).exits(query(), Stance(drifted=True)) is not None
+
+
+@pytest.mark.parametrize(
+    ("stance", "options", "threshold", "reason"),
+    [
+        (Stance(threshold=0.9), {}, 0.9, "confident"),
+        (Stance(threshold=1.0), {}, 1.0, "uncertain"),
+        (Stance(threshold=1.0), {"threshold": 0.2}, 0.2, "confident"),
+        (Stance(threshold=1.0), {"max_risk": 0.25}, 0.4, "confident"),
+        (Stance(at_least=1.0), {}, 1.0, "drift"),
+        (Stance(threshold=0.2, at_least=1.0), {}, 1.0, "drift"),
+        (Stance(at_least=0.3), {}, 0.5, "confident"),
+        (Stance(at_least=1.0), {"threshold": 0.2}, 0.2, "confident"),
+        (Stance(at_least=1.0), {"max_risk": 0.25}, 1.0, "drift"),
+        (Stance(at_least=1.0), {"max_risk": 0.01}, None, "uncertain"),
+        (Stance(at_least=1.0), {"local_only": True}, 0.5, "confident"),
+        (Stance(escalate=True), {}, 0.5, "drift"),
+        (Stance(escalate=True), {"threshold": 0.2}, 0.2, "drift"),
+        (Stance(escalate=True), {"max_risk": 0.01}, None, "drift"),
+        (Stance(escalate=True), {"local_only": True}, 0.5, "confident"),
+        (Stance(escalate=True), {"mode": "local"}, 0.5, "policy"),
+    ],
+)
+def test_what_live_traffic_asks_for(
+    stance: Stance, options: Mapping[str, Any], threshold: float | None, reason: str
+) -> None:
+    decision = decide(Judge(CERTIFIED), query(**options), SURE, stance)
+    assert (decision.threshold, decision.reason) == (threshold, reason)
+    assert decision.route == ("remote" if reason in ("uncertain", "drift") else "local")
+
+
+def test_an_unknown_score_never_keeps_an_answer() -> None:
+    for stance in (Stance(threshold=0.0), Stance(at_least=0.0), Stance(drifted=True)):
+        assert decide(Judge(CERTIFIED), query(), BROKEN, stance).reason == "uncertain"

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from router.answer import Answer, Decision, Query, RemoteChunk, StreamEvent, Usage
 from router.config import Settings
 from router.engine.messages import EngineInfo, EngineStats, TextDelta
+from router.live import Live
 from router.reload import Reloaded
 from service.app import create_app
 from service.ports import PipelinePort
@@ -177,6 +178,7 @@ class ScriptedPipeline:
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
     calibration: ScriptedCalibration | None = field(default_factory=ScriptedCalibration)
     upstream: object | None = None
+    live: Live | None = None
     queries: list[Query] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
