@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,12 @@ from router.answer import (
     Usage,
 )
 from router.binding import load_calibration
+from router.clock import Clock
 from router.config import Settings
 from router.engine import engine_config, local_engine
 from router.engine.engine import Engine
 from router.engine.messages import (
     Completion,
-    EngineTimings,
     Exits,
     GenerateRequest,
     TextDelta,
@@ -45,8 +45,9 @@ from router.judge import AS_CALIBRATED, Judge, Stance, degraded
 from router.live import Live
 from router.live_watch import Charge, Watch
 from router.reload import Reloaded, reloaded
-from router.remote import RemoteAnswer, Upstream, is_usage_chunk, usage_of
+from router.remote import RemoteAnswer, Upstream, is_usage_chunk
 from router.signals import gather
+from router.streaming import StreamSummary, first_chunk, pieces_of
 from uq import Trace
 
 log = logging.getLogger("router.pipeline")
@@ -175,7 +176,7 @@ class Pipeline:
         UpstreamUnavailable, UpstreamRejected
             The upstream failed, and there is no local answer to fall back on.
         """
-        clock, rule = _Clock(), self._rule
+        clock, rule = Clock(), self._rule
         attempt = await self._attempt(query, rule)
         if attempt.wanted.route == "local":
             return self._local(attempt, attempt.wanted, clock)
@@ -195,7 +196,7 @@ class Pipeline:
 
         Raises as `answer` does when there is no upstream.
         """
-        clock = _Clock()
+        clock = Clock()
         asked = dataclasses.replace(query, mode="auto")
         attempt = await self._attempt(asked, self._rule, final=True, counts=False)
         if attempt.completion is not None:
@@ -219,7 +220,7 @@ class Pipeline:
         The Decision comes once the route is final: with the upstream's first chunk, or the finished
         local answer. Raises as `answer`; UpstreamUnavailable after chunks means the answer was cut.
         """
-        clock, rule = _Clock(), self._rule
+        clock, rule = Clock(), self._rule
         attempt = await self._attempt(query, rule)
         upstream = None
         decision = attempt.wanted
@@ -231,7 +232,7 @@ class Pipeline:
             async with contextlib.aclosing(upstream.stream(query.body)) as chunks:
                 try:
                     with clock.remote():
-                        first = await _first_chunk(chunks)
+                        first = await first_chunk(chunks)
                 except UpstreamUnavailable as error:
                     attempt = await self._instead(query, rule, attempt, error)
                     decision = degraded(attempt.wanted, "upstream_down")
@@ -240,7 +241,7 @@ class Pipeline:
                         yield event
                     return
         yield decision
-        for piece in _pieces(attempt.completion):
+        for piece in pieces_of(attempt.completion):
             yield TextDelta(piece)
         yield self._local(attempt, decision, clock)
 
@@ -353,10 +354,10 @@ class Pipeline:
         attempt: _Attempt,
         first: dict[str, Any],
         rest: AsyncGenerator[dict[str, Any]],
-        clock: _Clock,
+        clock: Clock,
     ) -> AsyncIterator[StreamEvent]:
         yield attempt.wanted
-        summary = _StreamSummary()
+        summary = StreamSummary()
         with clock.remote():
             chunk: dict[str, Any] | None = first
             while chunk is not None:
@@ -370,7 +371,7 @@ class Pipeline:
         answer = self._remote(attempt, remote, clock)
         yield dataclasses.replace(answer, remote_body=None)
 
-    def _local(self, attempt: _Attempt, decision: Decision, clock: _Clock) -> Answer:
+    def _local(self, attempt: _Attempt, decision: Decision, clock: Clock) -> Answer:
         completion = attempt.completion
         if completion is None:
             raise EngineDown("the engine gave no answer")
@@ -393,7 +394,7 @@ class Pipeline:
             top_pieces=completion.top_pieces,
         )
 
-    def _remote(self, attempt: _Attempt, remote: RemoteAnswer, clock: _Clock) -> Answer:
+    def _remote(self, attempt: _Attempt, remote: RemoteAnswer, clock: Clock) -> Answer:
         completion = attempt.completion
         local = Usage(completion.trace.n_prompt, len(completion.trace)) if completion else None
         cost_usd = self._prices.cost(remote.usage) if remote.usage else 0.0
@@ -411,69 +412,6 @@ class Pipeline:
             trace=completion.trace if completion else None,
             remote_body=remote.body,
         )
-
-
-async def _first_chunk(chunks: AsyncGenerator[dict[str, Any]]) -> dict[str, Any]:
-    """The upstream's first chunk. Raises UpstreamUnavailable also when there is none."""
-    try:
-        return await anext(chunks)
-    except StopAsyncIteration:
-        raise UpstreamUnavailable("the upstream sent an empty stream") from None
-
-
-def _pieces(completion: Completion | None) -> Iterator[str]:
-    """The answer's text, cut where its tokens begin."""
-    if completion is None:
-        return
-    trace = completion.trace
-    starts = [int(offset) for offset in trace.offsets]
-    for start, end in zip(starts, [*starts[1:], len(trace.text)], strict=True):
-        if end > start:
-            yield trace.text[start:end]
-
-
-class _StreamSummary:
-    """What an upstream's chunks amount to."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.finish_reason = "stop"
-        self.usage = Usage()
-
-    def add(self, chunk: Mapping[str, Any]) -> None:
-        self.usage = usage_of(chunk) or self.usage
-        for choice in chunk.get("choices") or []:
-            self.text += (choice.get("delta") or {}).get("content") or ""
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
-
-
-class _Clock:
-    """Measures one query's way, in milliseconds."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._remote_ms = 0.0
-
-    @contextlib.contextmanager
-    def remote(self) -> Iterator[None]:
-        """Counts what happens inside as time spent on the upstream."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._remote_ms += (time.perf_counter() - began) * 1e3
-
-    def timings(self, completion: Completion | None) -> dict[str, float]:
-        """What `Answer.timings_ms` holds."""
-        local = completion.timings if completion else EngineTimings()
-        return {
-            "queue": local.queue,
-            "prefill": local.prefill,
-            "decode": local.decode,
-            "uq": local.uq,
-            "remote": self._remote_ms,
-            "total": (time.perf_counter() - self._began) * 1e3,
-        }
 
 
 def build_pipeline(
