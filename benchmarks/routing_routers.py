@@ -248,7 +248,8 @@ def route_by_ours(population: Population, learn: BoolArray, seed: int) -> dict[s
         found[OURS_CHEAP] = found[OURS]
     found |= _light_stack(columns, learned, answers, learn, seed)
     folds = stratified_folds(population.right[learn], FOLDS, seed)
-    chooser = Chooser(columns, learned, population.right, learn, folds, "auto", seed)
+    # Ranks are judged here, not P(correct): its calibrators may see the same scores.
+    chooser = Chooser(columns, columns, learned, population.right, learn, folds, "auto", seed)
     decision = chooser.decide("auto")
     method, band = decision.choice.method, decision.band
     looks = extra_cost(learned.needs(method)) if band is None else band.cost

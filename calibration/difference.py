@@ -28,7 +28,8 @@ class Change:
     def __str__(self) -> str:
         was, now = _shown(self.was, self.style), _shown(self.now, self.style)
         if was == now:  # they differ further back than people usually read
-            was, now = str(self.was), str(self.now)
+            further = _shown_point if self.style == "point" else str
+            was, now = further(self.was), further(self.now)
         return f"{self.name}: {was} -> {now}"
 
 
@@ -115,12 +116,17 @@ def _shown(value: Any, style: str) -> str:
     if value is None:
         return "not reached" if style == "point" else "none"
     if style == "point":
-        right, escalated = value["accuracy_kept"], _shown(value["escalation_ratio"], "share")
-        kept = "none kept" if right is None else f"{_shown(right, 'share')} of the kept right"
-        return f"threshold {value['threshold']:.3f} ({escalated} escalated, {kept})"
+        return _shown_point(value, 3)
     if style == "share":
         return f"{value:.1%}"
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def _shown_point(point: Mapping[str, Any], digits: int = 7) -> str:
+    right = point["accuracy_kept"]
+    kept = "none kept" if right is None else f"{right:.1%} of the kept right"
+    escalated = f"{point['escalation_ratio']:.1%} escalated"
+    return f"threshold {point['threshold']:.{digits}f} ({escalated}, {kept})"

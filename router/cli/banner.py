@@ -84,7 +84,7 @@ def _cache(settings: Settings) -> str:
 
 
 def _curl(url: str) -> str:
-    question = {"role": "user", "content": "How many days are in a week?"}
+    question = {"role": "user", "content": "What is the chemical symbol for gold?"}
     body = json.dumps({"model": "auto", "max_tokens": 64, "messages": [question]})
     return (
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
