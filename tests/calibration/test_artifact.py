@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,19 @@ from calibration.artifact import (
     EceScores,
     EstimatorQuality,
     Histogram,
+    Reference,
     estimator_versions,
 )
+from calibration.band import Band
 from calibration.calibrators import PlattCalibrator
-from calibration.errors import ArtifactError, ArtifactMismatch, CalibrationError
+from calibration.certificates import Certificate, Claim
+from calibration.errors import ArtifactMismatch, CalibrationError
+from calibration.exits import Gate
 from calibration.learned import Learned
-from calibration.probe_file import load_probes, save_probes
+from calibration.probes import Probe, ProbeInput
+from calibration.targets import CostModel, Target
 from calibration.thresholds import ESCALATE_ALL, OperatingPoint
-from tests.calibration.test_fit import fitted, fitted_on_states, fitted_with_band, make_records
-from tests.calibration.told import LAYERS, with_p_true, with_states
+from tests.calibration.test_fit import fitted
 from uq import get_estimator
 
 BINDING = Binding(
@@ -44,6 +49,25 @@ BINDING = Binding(
 
 POINT = OperatingPoint("escalation=0.5", 0.5, 0.5, 0.8, 0.284, 50, 100)
 
+RISK_POINT = OperatingPoint(
+    target="risk=0.2",
+    threshold=0.75,
+    escalation_ratio=0.6,
+    accuracy_kept=0.925,
+    risk_upper=0.182,
+    n_kept=40,
+    n=100,
+    certificate=Certificate(
+        threshold=0.75,
+        claims=(
+            Claim("risk", "risk=0.2", 0.2, 100, 40, 3, 0.028, "fixed-sequence exact binomial"),
+        ),
+        confidence=0.95,
+        population="questions made by hand",
+        labels="gold",
+    ),
+)
+
 # p = 1 / (1 + exp(4 (u - 0.5))), within [1/1002, 1001/1002].
 PLATT = {"kind": "platt", "slope": -4.0, "intercept": 0.0, "mean": 0.5, "scale": 1.0, "n": 1000}
 
@@ -56,8 +80,13 @@ CALIBRATION = Calibration(
     gate=None,
     early_stop=None,
     target="escalation=0.5",
+    confidence=0.95,
+    cost=None,
+    labels="gold",
+    labelled_by="",
+    population="questions made by hand",
     operating_point=POINT,
-    operating_points=(POINT, replace(POINT, target="risk=0.2")),
+    operating_points=(POINT, RISK_POINT),
     unreachable=("risk=0.02",),
     routing_curve=(
         CurvePoint(0.0, 0.0, 0.6, 100),
@@ -72,7 +101,7 @@ CALIBRATION = Calibration(
         "perplexity": EstimatorQuality(0.75, (0.7, 0.8), 250),
         "margin": EstimatorQuality(None, None, 0),
     },
-    ece=EceScores(0.2, 0.03, (0.0, 0.06), 0.04),
+    ece=EceScores(0.2, 0.03, (0.0, 0.06), 0.04, 0.02, 0.03),
     brier=BrierScores(0.25, 0.2),
     n=250,
     n_fit=150,
@@ -81,10 +110,39 @@ CALIBRATION = Calibration(
     accuracy=0.6,
     accuracy_test=0.6,
     histogram=Histogram((0.1, 0.4, 0.9), (75, 75), 0),
+    reference=Reference((0.2, 0.5, 0.8), (0.15, 0.5, 0.85), 4),
     holdout={"name": "built-in", "seed": 0, "families": ["sums", "logic"]},
     seed=0,
     created="2025-01-01T12:00:00+00:00",
 )
+
+
+PRICED = replace(
+    CALIBRATION,
+    target="risk=0.2, cost=2.5/day",
+    confidence=0.9,
+    cost=CostModel(0.01, 0.001, 1000.0),
+    labels="llm",
+    labelled_by="a large model",
+    operating_point=replace(RISK_POINT, loss=0.05, accuracy_overall=0.9),
+)
+"""One with the fields that `CALIBRATION` leaves out."""
+
+PROBED = replace(
+    CALIBRATION,
+    learned=Learned(
+        {
+            "p_ik": Probe(
+                ProbeInput("prompt_end", (1, 2)),
+                np.zeros(2, np.float32),
+                np.ones(2, np.float32),
+                ((np.ones((1, 2), np.float32), np.zeros(1, np.float32)),),
+            )
+        }
+    ),
+    gate=Gate("p_ik", above=0.9, max_lost=0.02, lost=0.01, gated=0.1),
+)
+"""One with a file of probes beside it."""
 
 
 def rewritten(folder: Path, change: Any, *, sign: bool = True) -> Path:
@@ -101,8 +159,15 @@ def rewritten(folder: Path, change: Any, *, sign: bool = True) -> Path:
 
 
 class TestOnDisk:
-    @pytest.mark.parametrize("calibration", [CALIBRATION, fitted()[0]], ids=["by hand", "fitted"])
-    def test_round_trip_loses_nothing(self, calibration: Calibration, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "made",
+        [lambda: CALIBRATION, lambda: fitted()[0], lambda: PRICED],
+        ids=["by hand", "fitted", "priced"],
+    )
+    def test_round_trip_loses_nothing(
+        self, made: Callable[[], Calibration], tmp_path: Path
+    ) -> None:
+        calibration = made()
         calibration.save(tmp_path)
         loaded = Calibration.load(tmp_path)
         assert loaded.id == calibration.id
@@ -118,7 +183,7 @@ class TestOnDisk:
         data = json.loads(text)
         assert text == json.dumps(data, indent=2, sort_keys=True) + "\n"
         assert data["id"] == CALIBRATION.id
-        assert data["format"] == 2
+        assert data["format"] == 3
 
     def test_id_is_the_hash_of_the_canonical_content(self) -> None:
         content = CALIBRATION.to_dict()
@@ -148,271 +213,6 @@ class TestOnDisk:
 
     def test_can_be_sent_to_another_process(self) -> None:
         assert pickle.loads(pickle.dumps(CALIBRATION)).id == CALIBRATION.id
-
-
-class TestProbes:
-    """Two files that belong together, and only together."""
-
-    def test_round_trip_keeps_the_id_and_every_answer(self, tmp_path: Path) -> None:
-        calibration, _ = fitted_on_states()
-        calibration.save(tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == [
-            "calibration.json",
-            "probe.safetensors",
-        ]
-        loaded = Calibration.load(tmp_path)
-        assert loaded.id == calibration.id
-        assert loaded.to_dict() == calibration.to_dict()
-        for record in with_states(make_records(20, seed=3)):
-            scores, again = calibration.scores(record.trace), loaded.scores(record.trace)
-            assert list(again) == list(scores)
-            assert np.array_equal([*again.values()], [*scores.values()], equal_nan=True)
-            assert loaded.p_correct(scores) == calibration.p_correct(scores)
-
-    def test_a_missing_file_is_refused(self, tmp_path: Path) -> None:
-        fitted_on_states()[0].save(tmp_path)
-        (tmp_path / "probe.safetensors").unlink()
-        with pytest.raises(ArtifactError, match=r"beside it \(none\); copy both files together"):
-            Calibration.load(tmp_path)
-
-    def test_an_altered_file_is_refused(self, tmp_path: Path) -> None:
-        fitted_on_states()[0].save(tmp_path)
-        path = tmp_path / "probe.safetensors"
-        content = bytearray(path.read_bytes())
-        content[-3] ^= 1
-        path.write_bytes(content)
-        with pytest.raises(
-            ArtifactError, match=r"probe\.safetensors is damaged or was altered; re"
-        ):
-            Calibration.load(tmp_path)
-
-    def test_other_probes_of_the_same_names_are_refused(self, tmp_path: Path) -> None:
-        fitted_on_states()[0].save(tmp_path)
-        path = tmp_path / "probe.safetensors"
-        probes = load_probes(path)
-        names = sorted(probes)
-        assert len(names) == 2
-        swapped = dict(zip(names, [probes[name] for name in reversed(names)], strict=True))
-        save_probes(path, swapped)
-        with pytest.raises(ArtifactError, match=r"not those in the file.*copy both files together"):
-            Calibration.load(tmp_path)
-
-    def test_files_of_two_calibrations_are_not_mixed(self, tmp_path: Path) -> None:
-        one = fitted_on_states()[0]
-        one.save(tmp_path / "one")
-        CALIBRATION.save(tmp_path / "two")
-        probes = (tmp_path / "one" / "probe.safetensors").read_bytes()
-        (tmp_path / "two" / "probe.safetensors").write_bytes(probes)
-        with pytest.raises(ArtifactError, match=r"its probes \(none\) are not those in the file"):
-            Calibration.load(tmp_path / "two")
-
-    def test_a_later_calibration_without_probes_removes_those_of_the_earlier(
-        self, tmp_path: Path
-    ) -> None:
-        fitted_on_states()[0].save(tmp_path)
-        CALIBRATION.save(tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.json", "previous"]
-        assert Calibration.load(tmp_path).id == CALIBRATION.id
-
-    def test_another_probe_is_another_calibration(self) -> None:
-        calibration, _ = fitted_on_states()
-        names = list(calibration.learned.probes)
-        first = calibration.learned.probes[names[0]]
-        probes = {**calibration.learned.probes, names[0]: replace(first, slope=0.5)}
-        other = replace(calibration, learned=replace(calibration.learned, probes=probes))
-        assert other.id != calibration.id
-
-    def test_each_probe_that_is_read_has_to_be_there(self) -> None:
-        calibration, _ = fitted_on_states()
-        assert calibration.gate is not None
-        gate = replace(calibration.gate, probe="another")
-        with pytest.raises(ArtifactError, match="the gate asks the probe 'another', which is not"):
-            replace(calibration, gate=gate)
-        with pytest.raises(ArtifactError, match="uses the estimator 'linear_probe'"):
-            replace(calibration, learned=replace(calibration.learned, probes={}), gate=None)
-
-    def test_can_be_sent_to_another_process(self) -> None:
-        calibration, _ = fitted_on_states()
-        assert pickle.loads(pickle.dumps(calibration)).id == calibration.id
-
-
-class TestBand:
-    def test_round_trip_keeps_where_to_look_closer(self, tmp_path: Path) -> None:
-        calibration, _ = fitted_with_band()
-        calibration.save(tmp_path)
-        loaded = Calibration.load(tmp_path)
-        assert loaded.id == calibration.id
-        for record in with_p_true(make_records(40, seed=3)):
-            scores = loaded.scores(record.trace)
-            assert loaded.looks_closer(scores) == calibration.looks_closer(scores)
-            assert loaded.p_correct(scores) == calibration.p_correct(scores)
-
-    def test_an_unknown_first_look_is_looked_at_closer_and_escalates_if_that_fails(self) -> None:
-        calibration, _ = fitted_with_band()
-        assert calibration.band is not None
-        unknown = {calibration.band.method: math.nan, "stack": math.nan}
-        assert calibration.looks_closer(unknown)
-        assert math.isnan(calibration.p_correct(unknown))
-
-    def test_the_first_look_has_to_be_given(self) -> None:
-        with pytest.raises(CalibrationError, match="reads the score"):
-            fitted_with_band()[0].p_correct({"stack": 0.5})
-
-    def test_names_all_that_it_reads(self) -> None:
-        calibration, _ = fitted_with_band()
-        assert {"perplexity", "p_true"} <= set(calibration.needs)
-        assert "stack" not in calibration.needs
-        assert calibration.layers == frozenset()
-        assert fitted_on_states()[0].layers == set(LAYERS)
-
-    @pytest.mark.parametrize(
-        ("change", "name"),
-        [
-            (lambda data: data["band"].update(luck=1), "band.luck is unknown"),
-            (lambda data: data["band"].pop("share"), "band.share is missing"),
-            (lambda data: data["band"].update(low="0.5"), "band.low is wrong"),
-            (lambda data: data["band"]["calibrator"].update(kind="magic"), "magic"),
-            (lambda data: data.update(gate={"probe": "p_ik"}), "gate.above is missing"),
-        ],
-    )
-    def test_what_is_wrong_within_is_named(self, tmp_path: Path, change: Any, name: str) -> None:
-        path = fitted_with_band()[0].save(tmp_path)
-        data = json.loads(path.read_text())
-        change(data)
-        path.write_text(json.dumps(data))
-        with pytest.raises(ArtifactError, match=name):
-            Calibration.load(tmp_path)
-
-    def test_summary_names_what_was_learned_without_its_numbers(self) -> None:
-        summary = fitted_with_band()[0].summary()
-        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-        assert set(summary["band"]["calibrator"]) == {"kind"}
-        assert set(summary["learned"]) == {"probes", "stacks"}
-        assert "p_true" in summary["learned"]["stacks"]["stack"]
-        states = fitted_on_states()[0].summary()
-        assert "p_ik" in states["learned"]["probes"]
-        assert states["gate"]["max_lost"] == 0.02
-
-
-class TestRefusal:
-    def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(ArtifactError, match=r"there is no calibration at .*router calibrate"):
-            Calibration.load(tmp_path)
-
-    def test_unreadable(self, tmp_path: Path) -> None:
-        (tmp_path / "calibration.json").mkdir()
-        with pytest.raises(ArtifactError, match="can't be read"):
-            Calibration.load(tmp_path)
-
-    @pytest.mark.parametrize("text", ["", "{", "PK\x03", '{"threshold": NaN}', '{"a": Infinity}'])
-    def test_not_json(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "calibration.json").write_text(text)
-        with pytest.raises(ArtifactError, match="not valid JSON"):
-            Calibration.load(tmp_path)
-
-    def test_not_utf8(self, tmp_path: Path) -> None:
-        (tmp_path / "calibration.json").write_bytes(b"\x80\x04\x95")
-        with pytest.raises(ArtifactError, match="not valid JSON"):
-            Calibration.load(tmp_path)
-
-    def test_not_an_object(self, tmp_path: Path) -> None:
-        (tmp_path / "calibration.json").write_text("[1]")
-        with pytest.raises(ArtifactError, match="no JSON object"):
-            Calibration.load(tmp_path)
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda data: data["operating_point"].update(threshold=0.1),
-            lambda data: data["calibrator"].update(slope=-0.5),
-            lambda data: data["binding"].update(model_sha256="m2"),
-            lambda data: data["binding"]["sampler"].update(temperature=1.0),
-            lambda data: data["holdout"].update(name="another"),
-            lambda data: data.update(accuracy=0.9),
-            lambda data: data.update(id="sha256:0"),
-        ],
-    )
-    def test_altered(self, tmp_path: Path, change: Any) -> None:
-        with pytest.raises(ArtifactError, match="has been altered: its id is sha256:"):
-            Calibration.load(rewritten(tmp_path, change, sign=False))
-
-    @pytest.mark.parametrize("field", sorted(CALIBRATION.to_dict()))
-    def test_a_missing_field_is_named(self, tmp_path: Path, field: str) -> None:
-        def drop(data: dict[str, Any]) -> None:
-            del data[field]
-
-        with pytest.raises(ArtifactError, match=f"the field {field} is missing"):
-            Calibration.load(rewritten(tmp_path, drop, sign=field != "id"))
-
-    @pytest.mark.parametrize(
-        ("owner", "field"),
-        [
-            ("binding", "engine_build"),
-            ("operating_point", "certificate"),
-            ("ece", "expected"),
-            ("histogram", "counts"),
-        ],
-    )
-    def test_a_missing_field_within_is_named(self, tmp_path: Path, owner: str, field: str) -> None:
-        def drop(data: dict[str, Any]) -> None:
-            del data[owner][field]
-
-        with pytest.raises(ArtifactError, match=f"the field {owner}.{field} is missing"):
-            Calibration.load(rewritten(tmp_path, drop))
-
-    @pytest.mark.parametrize(
-        ("change", "name"),
-        [
-            (lambda data: data.update(mood="good"), "mood"),
-            (lambda data: data["binding"].update(lora="x"), "binding.lora"),
-            (lambda data: data["operating_point"].update(luck=1), "operating_point.luck"),
-            (lambda data: data["operating_points"][1].update(luck=1), "operating_points.1.luck"),
-            (lambda data: data["routing_curve"][0].update(luck=1), "routing_curve.0.luck"),
-            (lambda data: data["estimators"]["margin"].update(f1=1), "estimators.margin.f1"),
-            (lambda data: data["histogram"].update(mean=1), "histogram.mean"),
-            (lambda data: data["calibrator"].update(bias=1), "calibrator.bias"),
-        ],
-    )
-    def test_an_unknown_field_is_named(self, tmp_path: Path, change: Any, name: str) -> None:
-        with pytest.raises(ArtifactError, match=f"the field {name} is unknown"):
-            Calibration.load(rewritten(tmp_path, change))
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (lambda data: data["operating_point"].update(threshold="0.5"), "threshold is wrong"),
-            (lambda data: data.update(n="many"), "field n is wrong"),
-            (lambda data: data["operating_point"].update(certificate={}), "certificate is wrong"),
-            (lambda data: data.update(calibrator=[]), "calibrator is wrong.*is an object"),
-            (lambda data: data["calibrator"].update(kind="magic"), "unknown kind.*magic"),
-            (lambda data: data["calibrator"].pop("slope"), "'slope' is missing"),
-            (lambda data: data.update(method="sorcery"), "'sorcery', whose version"),
-        ],
-    )
-    def test_an_impossible_value_is_named(self, tmp_path: Path, change: Any, message: str) -> None:
-        with pytest.raises(ArtifactError, match=message):
-            Calibration.load(rewritten(tmp_path, change))
-
-    def test_another_format(self, tmp_path: Path) -> None:
-        folder = rewritten(tmp_path, lambda data: data.update(format=3, new_field=1))
-        with pytest.raises(ArtifactError, match="has format 3, but this version reads format 2"):
-            Calibration.load(folder)
-
-    def test_every_problem_is_in_the_message(self, tmp_path: Path) -> None:
-        def damage(data: dict[str, Any]) -> None:
-            del data["seed"]
-            data["mood"] = "good"
-
-        with pytest.raises(ArtifactError, match=r"calibration\.json can't be used") as caught:
-            Calibration.load(rewritten(tmp_path, damage))
-        assert "the field seed is missing" in str(caught.value)
-        assert "the field mood is unknown" in str(caught.value)
-
-    def test_what_json_can_not_hold(self) -> None:
-        with pytest.raises(ArtifactError, match="holdout can't be written as JSON"):
-            replace(CALIBRATION, holdout={"made": object()})
-        with pytest.raises(ArtifactError, match="sampler can't be written as JSON"):
-            replace(BINDING, sampler={"temperature": math.nan})
 
 
 class TestCheck:
@@ -489,27 +289,15 @@ class TestAnswers:
         assert CALIBRATION.threshold == 0.5
         assert CALIBRATION.needs == ("perplexity",)
 
-    @pytest.mark.parametrize(
-        ("max_risk", "threshold"),
-        [
-            (1.0, 0.0),
-            (0.4, 0.0),
-            (0.39, 0.4),
-            (0.3, 0.4),  # 1 - 0.7 is a rounding error above 0.3
-            (0.25, 0.5),  # though it rises again to 0.25 at 0.6
-            (0.2, 0.5),
-            (0.15, 0.7),
-            (0.1, None),  # reached only where 5 answers are kept, too few to judge
-            (0.0, None),
-        ],
-    )
-    def test_threshold_for_risk(self, max_risk: float, threshold: float | None) -> None:
-        assert CALIBRATION.threshold_for_risk(max_risk) == threshold
+    def test_targets_are_those_of_the_text(self) -> None:
+        assert CALIBRATION.targets == (Target("escalation", 0.5),)
+        assert PRICED.targets == (Target("risk", 0.2), Target("cost", 2.5, "day"))
 
-    @pytest.mark.parametrize("max_risk", [-0.1, 1.1, math.nan])
-    def test_a_risk_is_a_share(self, max_risk: float) -> None:
-        with pytest.raises(CalibrationError, match="from 0 to 1"):
-            CALIBRATION.threshold_for_risk(max_risk)
+    def test_the_first_look_is_the_band_s(self) -> None:
+        assert CALIBRATION.first_look == "perplexity"
+        calibrator = CALIBRATION.calibrator
+        band = Band("margin", calibrator, 0.2, 0.8, 0.5, 0.1, 0.2, None, None, None)
+        assert replace(CALIBRATION, band=band).first_look == "margin"
 
     def test_summary_is_json_and_complete(self) -> None:
         summary = CALIBRATION.summary()
@@ -517,6 +305,9 @@ class TestAnswers:
         assert summary["id"] == CALIBRATION.id
         assert summary["threshold"] == 0.5
         assert summary["certificate"] is None
+        assert summary["population"] == "questions made by hand"
+        assert (summary["labels"], summary["confidence"], summary["cost"]) == ("gold", 0.95, None)
+        assert summary["reference"]["n"] == 4
         assert summary["calibrator"] == {"kind": "platt"}
         assert summary["binding"]["model_sha256"] == "m1"
         assert summary["estimators"]["perplexity"]["auroc_ci"] == [0.7, 0.8]
@@ -526,3 +317,79 @@ class TestAnswers:
         versions = estimator_versions()
         assert versions["perplexity"] == get_estimator("perplexity").version
         assert len(versions) >= 10
+
+    def test_summary_shows_the_certificate(self) -> None:
+        summary = PRICED.summary()
+        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+        assert RISK_POINT.certificate is not None
+        certificate = summary["certificate"]
+        assert certificate == json.loads(json.dumps(RISK_POINT.certificate.to_dict()))
+        assert summary["cost"]["queries_per_day"] == 1000.0
+
+
+def certified(risk: float, n_kept: int, threshold: float, kind: Any = "risk") -> OperatingPoint:
+    """A point whose certificate is for `risk`."""
+    assert RISK_POINT.certificate is not None
+    (claim,) = RISK_POINT.certificate.claims
+    claim = replace(claim, kind=kind, bound=risk, target=f"{kind}={risk}", n_kept=n_kept)
+    certificate = replace(RISK_POINT.certificate, claims=(claim,), threshold=threshold)
+    return replace(
+        RISK_POINT,
+        target=f"{kind}={risk}",
+        threshold=threshold,
+        n_kept=n_kept,
+        certificate=certificate,
+    )
+
+
+class TestPointForRisk:
+    CERTIFIED = replace(
+        CALIBRATION,
+        operating_points=(
+            POINT,  # keeps 50, of which 20% are wrong, and nothing certain is known of it
+            certified(0.1, n_kept=30, threshold=0.8),
+            certified(0.2, n_kept=45, threshold=0.7),
+            certified(0.3, n_kept=40, threshold=0.72),  # the stricter one keeps more
+            certified(0.4, n_kept=80, threshold=0.3),
+            certified(0.05, n_kept=90, threshold=0.2, kind="loss"),
+            replace(POINT, target="risk=0.02", n_kept=10, threshold=0.9),
+        ),
+    )
+
+    @pytest.mark.parametrize(
+        ("max_risk", "threshold"),
+        [
+            (1.0, 0.3),
+            (0.4, 0.3),
+            (0.39, 0.7),
+            (0.3, 0.7),
+            (0.2, 0.7),
+            (0.19, 0.8),
+            (0.1, 0.8),
+            (0.09, None),
+            (0.02, None),
+            (0.0, None),
+        ],
+    )
+    def test_keeps_most_of_what_is_certain(self, max_risk: float, threshold: float | None) -> None:
+        assert self.CERTIFIED.threshold_for_risk(max_risk) == threshold
+        point = self.CERTIFIED.point_for_risk(max_risk)
+        if point is None:
+            assert threshold is None
+        else:
+            assert point in self.CERTIFIED.operating_points
+            assert point.certificate is not None
+            assert point.threshold == point.certificate.threshold == threshold
+            assert point.certificate.claims[0].bound <= max_risk
+
+    def test_what_is_only_measured_does_not_count(self) -> None:
+        points = tuple(
+            replace(point, certificate=None) for point in self.CERTIFIED.operating_points
+        )
+        assert replace(CALIBRATION, operating_points=points).point_for_risk(1.0) is None
+        assert replace(CALIBRATION, operating_points=()).threshold_for_risk(1.0) is None
+
+    @pytest.mark.parametrize("max_risk", [-0.1, 1.1, math.nan])
+    def test_a_risk_is_a_share(self, max_risk: float) -> None:
+        with pytest.raises(CalibrationError, match="from 0 to 1"):
+            CALIBRATION.threshold_for_risk(max_risk)

@@ -12,9 +12,15 @@ import pytest
 from calibration.artifact import Calibration, EstimatorQuality
 from calibration.calibrators import Calibrator, PlattCalibrator
 from calibration.difference import changes, difference, to_json
-from calibration.exits import Gate
-from tests.calibration.test_artifact import BINDING, CALIBRATION, PLATT, POINT
-from tests.calibration.test_fit import fitted_on_states, fitted_with_band
+from tests.calibration.test_artifact import (
+    BINDING,
+    CALIBRATION,
+    PLATT,
+    POINT,
+    PROBED,
+    RISK_POINT,
+)
+from tests.calibration.test_fit import fitted_with_band
 
 
 class Other(PlattCalibrator):
@@ -108,20 +114,37 @@ def test_operating_points_are_compared_by_target() -> None:
     )
     assert difference(CALIBRATION, changed(operating_points=points)) == [
         "escalation=0.5: threshold 0.500 (50.0% escalated, 80.0% of the kept right) -> not reached",
-        "risk=0.2: threshold 0.500 (50.0% escalated, 80.0% of the kept right) -> "
+        "risk=0.2: threshold 0.750 (60.0% escalated, 92.5% of the kept right) -> "
         "threshold 0.700 (70.0% escalated, none kept)",
         "risk=0.02: not reached -> threshold 0.900 (50.0% escalated, 100.0% of the kept right)",
     ]
 
 
+def test_a_certificate_comes_and_changes() -> None:
+    certificate = RISK_POINT.certificate
+    assert certificate is not None
+    certain = in_use(certificate=certificate)
+    (line,) = difference(CALIBRATION, certain)
+    assert line.startswith("certificate: none -> {'threshold': 0.75, 'claims': [{'kind': 'risk'")
+    other = replace(certificate, confidence=0.9, population="questions of another kind")
+    assert difference(certain, in_use(certificate=other)) == [
+        "certificate, confidence: 0.950 -> 0.900",
+        "certificate, population: questions made by hand -> questions of another kind",
+    ]
+    (line,) = difference(certain, CALIBRATION)
+    assert line.endswith(" -> none")
+
+
 def test_a_gate_comes_and_changes() -> None:
-    probed, _ = fitted_on_states()
-    assert probed.gate is not None
-    gate = Gate(probed.gate.probe, above=0.99, max_lost=0.02, lost=0.0, gated=0.125)
-    bare, other = replace(probed, gate=None), replace(probed, gate=gate)
+    assert PROBED.gate is not None
+    gate = replace(PROBED.gate, above=0.99, gated=0.125)
+    bare, other = replace(PROBED, gate=None), replace(PROBED, gate=gate)
     (line,) = difference(bare, other)
     assert line.startswith("gate: none -> {")
-    assert "gate, gated: " in "\n".join(difference(probed, other))
+    assert difference(PROBED, other) == [
+        "gate, above: 0.900 -> 0.990",
+        "gate, gated: 0.100 -> 0.125",
+    ]
 
 
 def test_a_band_shows_without_its_calibrators_parameters() -> None:

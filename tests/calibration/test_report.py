@@ -16,6 +16,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from calibration.artifact import Calibration
+from calibration.feedback import Feedback, LabelledAnswer
+from calibration.fit import Truth
 from calibration.fit_results import FitReport
 from calibration.report import (
     routing_curve_figure,
@@ -25,16 +27,16 @@ from calibration.report import (
 from calibration.report_parts import DARK, LIGHT, Theme
 from calibration.thresholds import MIN_KEPT
 from tests.calibration.test_fit import (
-    BINDING,
     bound_to,
     fit,
     fitted,
     fitted_on_long_answers,
+    fitted_on_noise,
     fitted_on_states,
+    fitted_on_too_dear,
     fitted_with_band,
     make_records,
 )
-from tests.calibration.told import with_p_true
 
 VOID = {"meta", "br", "wbr", "link", "img", "hr", "input"}
 
@@ -160,7 +162,7 @@ class TestPage:
         order = [words.index(point.target) for point in calibration.operating_points]
         assert len(order) == len(calibration.operating_points)
         for target in calibration.unreachable:
-            assert f"{target} no threshold reached it with at least {MIN_KEPT} kept" in words
+            assert f"{target} no threshold reached it" in words
         assert "escalation=0.3 (chosen)" in words
         signals = words.split("Which signal tells right from wrong")[1]
         ranked = sorted(report.estimators, key=lambda name: -(report.estimators[name].auroc or 0))
@@ -203,15 +205,10 @@ class TestPage:
 
     def test_says_why_there_is_no_closer_look(self, tmp_path: Path) -> None:
         assert "No costly score was gathered" in Page(html()).words
-        binding = bound_to("perplexity", "margin", "p_true")
-        dear, nothing = (
-            fit(with_p_true(make_records(600), strength=strength), binding=binding, method=method)
-            for strength, method in ((1.0, "auto"), (0.0, "stack"))
-        )
-        words = page_of(tmp_path, *dear).words
+        words = page_of(tmp_path, *fitted_on_too_dear()).words
         assert "In use: cheapest; a unit of compute buys more there." in words
         assert "ask for --method stack" in words
-        words = page_of(tmp_path, *nothing).words
+        words = page_of(tmp_path, *fitted_on_noise()).words
         assert "In use: cheapest; on the fit part the closer look adds nothing." in words
         assert "Beware: stack was asked for" in words
 
@@ -230,6 +227,47 @@ class TestPage:
         assert f"above {stop.checkpoints[0][1]:.2f} after 16, " in words
         assert f"tokens {stop.stopped:.1%} {stop.lost:.1%} 2.0%" in words
         assert f"The early stop spares {stop.saved:.1%} of all tokens." in words
+
+    def test_says_what_is_certain_and_of_what_questions(self, tmp_path: Path) -> None:
+        calibration, report = fit(
+            make_records(600),
+            "risk=0.3",
+            population="<script>faq</script>",
+            calibrator="venn_abers",
+        )
+        certificate, page = report.certificate, page_of(tmp_path, calibration, report)
+        assert certificate is not None
+        (claim,) = certificate.claims
+        assert f"Certificate: {certificate.describe()} It rests on 240 answers that" in page.words
+        assert f"of which {claim.n_kept} are kept and {claim.n_errors} count as errors" in (
+            page.words
+        )
+        assert "no guarantee" not in page.words
+        assert "risk=0.3 (chosen)" in page.words
+        assert "drawn from<script>faq</script>" in page.words
+        assert page.tags["script"] == 0
+        assert report.mean_width is not None
+        assert f"interval of P(correct) is {report.mean_width:.3f} wide on average" in page.words
+        assert "of live traffic" not in page.words
+
+    def test_says_whose_labels_they_are_and_what_that_comes_to(self, tmp_path: Path) -> None:
+        records = make_records(300)
+        truth = Truth(labels="llm", labelled_by="gpt-x")
+        feedback = Feedback.of([LabelledAnswer({"perplexity": 0.4}, True, 0.0, 1.0)] * 12)
+        calibration, report = fit(records, "risk=0.4", truth=truth, feedback=feedback)
+        words = page_of(tmp_path, calibration, report).words
+        assert f"answered {report.accuracy:.1%} of 300 questions as gpt-x does" in words
+        assert 'Labels by a model: "right" means here: agrees with gpt-x.' in words
+        assert "An answer counts as wrong when it disagrees with the large model's." in words
+        assert "12 labelled answers of live traffic" in words
+        assert report.accuracy_overall is not None
+        assert f"With the large model's answers to the rest, {report.accuracy_overall:.1%}" in words
+        path = write_report(
+            tmp_path / "claim.html", calibration, report, claim="At most 12% & no more."
+        )
+        words = Page(path.read_text("utf-8")).words
+        assert "Labels by a model: At most 12% & no more." in words
+        assert "means here" not in words
 
     def test_a_chosen_target_outside_the_table_gets_its_row(self, tmp_path: Path) -> None:
         calibration, report = fit(make_records(200), "threshold=0.55")
@@ -273,7 +311,7 @@ class TestPage:
         ]
         calibration, report = fit(
             records,
-            binding=replace(BINDING, quantisation=hostile),
+            binding=replace(bound_to("perplexity"), quantisation=hostile),
             holdout={"name": hostile, hostile: 1},
         )
         page = page_of(tmp_path, calibration, report)

@@ -11,12 +11,10 @@ import pytest
 from calibration.artifact import FILE_NAME, PROBE_FILE_NAME, Calibration
 from calibration.errors import ArtifactError
 from calibration.versions import PREVIOUS, keep, rollback
-from tests.calibration.test_artifact import CALIBRATION
-from tests.calibration.test_fit import fitted_on_states
+from tests.calibration.test_artifact import CALIBRATION, PROBED
 
 PLAIN = CALIBRATION
 OTHER = replace(CALIBRATION, seed=7)
-PROBED = fitted_on_states()[0]
 _PROBES = {name: replace(probe, slope=0.5) for name, probe in PROBED.learned.probes.items()}
 PROBED_ANEW = replace(PROBED, learned=replace(PROBED.learned, probes=_PROBES))
 
