@@ -19,11 +19,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from calibration.controlled import hold_ratios
 from calibration.errors import FitError
 from calibration.evaluated_rows import EvaluatedRow, Trainer, pick_upstream
 from calibration.folds import stratified_folds
 from calibration.holdout import N_BINS, SHARE, Binning, build_holdout
-from calibration.leave_one_out_results import Carried, LeaveOneOut, Point, PoolChoice
+from calibration.leave_one_out_results import Carried, Controlled, LeaveOneOut, Point, PoolChoice
 from calibration.metrics import BoolArray, FloatArray
 
 WANTED = tuple(tenths / 10 for tenths in range(1, 10))
@@ -46,8 +47,8 @@ class FittedRepair(Protocol):
         fold, where fitting on a row changes its score.
         """
 
-    def score(self, row: EvaluatedRow) -> float:
-        """Of a row of a set it has not seen; higher = less sure, NaN = unknown."""
+    def scores(self, rows: Sequence[EvaluatedRow]) -> FloatArray:
+        """Of rows of a set it has not seen, shape (n,); higher = less sure, NaN = unknown."""
 
 
 Repair = Callable[[Sequence[EvaluatedRow]], FittedRepair]
@@ -57,14 +58,14 @@ these rows can't be learned from."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """A `FittedRepair` made of its two parts."""
+    """A `FittedRepair` that scores row by row."""
 
     pool: FloatArray
     of_row: Callable[[EvaluatedRow], float]
 
-    def score(self, row: EvaluatedRow) -> float:
-        """Return the uncertainty of `row`."""
-        return self.of_row(row)
+    def scores(self, rows: Sequence[EvaluatedRow]) -> FloatArray:
+        """Return the uncertainty of `rows`."""
+        return np.array([self.of_row(row) for row in rows], dtype=np.float64)
 
 
 def as_it_is(name: str) -> Repair:
@@ -134,6 +135,7 @@ def leave_one_out(
     *,
     builtin: Sequence[EvaluatedRow] = (),
     repairs: Mapping[str, Repair] | None = None,
+    control: str = "",
     n_bins: int = N_BINS,
     share: float = SHARE,
     binning: Binning = "width",
@@ -150,6 +152,7 @@ def leave_one_out(
     builtin : rows of the built-in hold-out, which is never left out. It serves as a pool of its own
         in full, and as one more data set beside the others.
     repairs : further uncertainties, by name, to be shown beside those.
+    control : which of all these the online controller is tried on as well; "" for none.
     n_bins, share, binning : of `calibration.holdout.build_holdout`. With a `share` of 1 the whole
         pool is the hold-out.
     upstream : whose recorded outcomes stand for the large model, see `pick_upstream`.
@@ -183,6 +186,7 @@ def leave_one_out(
         return [pool[i] for i in chosen]
 
     carried: list[Carried] = []
+    controlled: list[Controlled] = []
     notes: list[str] = []
     for name, repair in {**{name: as_it_is(name) for name in names}, **repairs}.items():
         binned_by = name if name in names else names[0]
@@ -195,12 +199,23 @@ def leave_one_out(
                     pool += builtin if choice == "others+builtin" else ()
                     fitted = _fit(repair, hold_out(pool, binned_by))
                 found = _carry(fitted, group, name, choice, large.get(dataset, ""))
-                if isinstance(found, str):
+                if isinstance(found, str) or isinstance(fitted, str):
                     notes.append(f"{name} from {choice} to {dataset}: {found}")
-                else:
-                    carried.append(found)
+                    continue
+                carried.append(found)
+                if name == control:
+                    held = hold_ratios(fitted.pool, fitted.scores(group), WANTED, seed=seed)
+                    controlled.append(Controlled(name, choice, dataset, found.kind, held))
     return LeaveOneOut(
-        tuple(carried), tuple(names), tuple(repairs), tuple(notes), n_bins, share, binning, seed
+        tuple(carried),
+        tuple(names),
+        tuple(repairs),
+        tuple(notes),
+        n_bins,
+        share,
+        binning,
+        seed,
+        tuple(controlled),
     )
 
 
@@ -255,7 +270,7 @@ def _carry(
     """Use the thresholds of `fitted` on the rows of one set; or say why it can't be judged."""
     if isinstance(fitted, str):
         return fitted
-    own = np.array([fitted.score(row) for row in group], dtype=np.float64)
+    own = fitted.scores(group)
     why = _unless_unknown(own, "of the set")
     if why:
         return why

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from calibration.controlled import Held
+
 PoolChoice = Literal["others", "others+builtin", "builtin"]
 """What thresholds are set on: a hold-out built from the other sets, from these and the built-in
 hold-out, or the built-in hold-out alone."""
@@ -18,6 +20,9 @@ Kind = Literal["free-form", "multiple choice", "mixed"]
 NEAR: Mapping[str, float] = {"all": 0.10, "free-form": 0.05}
 """How near the wanted ratio the achieved one should be, on average: for any set, and for free-form
 sets. A threshold that keeps to it carries over."""
+
+HELD = 0.03
+"""How near the controller should hold every wanted ratio, on every set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,33 @@ class Carried:
 
 
 @dataclass(frozen=True, slots=True)
+class Controlled:
+    """What the online controller achieved on a set, started from a pool's scores.
+
+    Attributes
+    ----------
+    score, pool, dataset, kind : as in `Carried`.
+    held : for each wanted ratio.
+    """
+
+    score: str
+    pool: PoolChoice
+    dataset: str
+    kind: Kind
+    held: tuple[Held, ...]
+
+    @property
+    def first_gaps(self) -> tuple[float, ...]:
+        """Achieved minus wanted over the first queries, while the controller settles."""
+        return tuple(one.first - one.wanted for one in self.held)
+
+    @property
+    def later_gaps(self) -> tuple[float, ...]:
+        """The same over the queries after these."""
+        return tuple(one.later - one.wanted for one in self.held)
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """One uncertainty's thresholds from one kind of pool, over all sets or those of one kind.
 
@@ -168,6 +200,7 @@ class LeaveOneOut:
     names, repairs : the estimators as they are, and the repairs.
     notes : what could not be judged, a sentence each.
     n_bins, share, binning, seed : how the hold-outs were built.
+    controlled : what the controller did, by pool and set; empty when it was not tried.
     """
 
     carried: tuple[Carried, ...]
@@ -178,6 +211,7 @@ class LeaveOneOut:
     share: float
     binning: str
     seed: int
+    controlled: tuple[Controlled, ...] = ()
 
     @property
     def pools(self) -> tuple[PoolChoice, ...]:
@@ -246,6 +280,7 @@ class LeaveOneOut:
                 for summary in self.summaries()
             ],
             "left_out": [one.to_json() for one in self.carried],
+            "controlled": [asdict(one) for one in self.controlled],
             "notes": list(self.notes),
         }
 

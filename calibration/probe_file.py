@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from calibration.errors import ArtifactError
-from calibration.neighbours import NeighbourRank
+from calibration.neighbours import NeighbourInput, NeighbourRank
 from calibration.probes import Probe, ProbeInput
 
 FORMAT = 1
@@ -83,11 +83,19 @@ def _described(
     described: dict[str, Any] = {}
     for name, reader in sorted(probes.items()):
         tensors |= {_tensor(name, what): array for what, array in _arrays(reader).items()}
-        about = {"place": reader.input.place, "layers": list(reader.input.layers)}
         if isinstance(reader, Probe):
-            described[name] = {**about, "n_weights": len(reader.weights), "slope": reader.slope}
+            described[name] = {
+                "place": reader.input.place,
+                "layers": list(reader.input.layers),
+                "n_weights": len(reader.weights),
+                "slope": reader.slope,
+            }
         else:
-            described[name] = {**about, "base": reader.base, "width": reader.width}
+            described[name] = {
+                "base": reader.base,
+                "layer": reader.input.layer,
+                "width": reader.width,
+            }
     return described, tensors
 
 
@@ -109,12 +117,16 @@ def _rebuild(name: str, about: Mapping[str, Any], tensors: Mapping[str, NDArray[
     def array(what: str) -> NDArray[Any]:
         return tensors[_tensor(name, what)]
 
-    reads = ProbeInput(about["place"], tuple(about["layers"]))
     if "base" in about:
-        center, states, scores = array("center"), array("states"), array("scores")
         return NeighbourRank(
-            str(about["base"]), reads, center, states, scores, float(about["width"])
+            str(about["base"]),
+            NeighbourInput(int(about["layer"])),
+            array("center"),
+            array("states"),
+            array("scores"),
+            float(about["width"]),
         )
+    reads = ProbeInput(about["place"], tuple(about["layers"]))
     layers = range(about["n_weights"])
     return Probe(
         reads,

@@ -19,7 +19,7 @@ from calibration.errors import FitError
 from calibration.folds import stratified_folds
 from calibration.learned import CHEAP_SIGNALS, CHEAP_STACK, NEIGHBOUR_RANK, STACK, Learned
 from calibration.metrics import BoolArray, FloatArray, IntArray
-from calibration.neighbours import NeighbourRank, fit_neighbours
+from calibration.neighbours import NeighbourInput, NeighbourRank, fit_neighbours
 from calibration.probe_training import OUT_OF_DOMAIN_LR, train_linear_probe, train_probe
 from calibration.probes import Place, Probe, ProbeInput
 from calibration.stack import Stack, fit_stack
@@ -223,15 +223,15 @@ def rank_among_neighbours(
 ) -> tuple[NeighbourRank, FloatArray]:
     """Fit `calibration.neighbours.fit_neighbours` to answers with these `scores` by `base`.
 
-    Similar are questions whose states at the prompt's end, after the last recorded layer, point the
-    same way: there the model has read the question and is about to answer.
+    Similar are answers whose states after the last recorded layer point the same way, at the
+    prompt's end above all.
 
     Raises
     ------
     FitError
         When too few answers have hidden states and a known score.
     """
-    reads = ProbeInput("prompt_end", _layers(answers.traces)[-1:])
+    reads = NeighbourInput(_layers(answers.traces)[-1])
     states, known = _states(reads, answers.traces)
     rank, ranks = fit_neighbours(base, reads, states, scores[known], answers.groups[known])
     every = np.full(len(scores), np.nan)
@@ -306,7 +306,9 @@ def _layers(traces: Sequence[Trace]) -> tuple[int, ...]:
     return found.pop()
 
 
-def _states(reads: ProbeInput, traces: Sequence[Trace]) -> tuple[Float32Array, BoolArray]:
+def _states(
+    reads: ProbeInput | NeighbourInput, traces: Sequence[Trace]
+) -> tuple[Float32Array, BoolArray]:
     """The states that a probe reads, and of which traces they are."""
     states = [reads.read(trace) for trace in traces]
     known = np.array([state is not None for state in states])

@@ -33,6 +33,9 @@ FREE = "perplexity,mean_token_entropy,margin,min_probability,answer_span_mean"
 """What --leave-one-out compares by default: it costs nothing beyond the answers."""
 EXIT_INTERRUPTED = 130
 
+_NEIGHBOURS: frozenset[Signal] = frozenset({"hidden"})
+"""What tells which questions are similar."""
+
 _NAMED = 5
 """How many of the questions left out are named."""
 
@@ -56,7 +59,8 @@ _NAMED = 5
 @click.option(
     "--leave-one-out",
     is_flag=True,
-    help="Instead: set thresholds without each set in turn, and tell what they escalate of it.",
+    help="Instead: set thresholds without each set in turn, and tell what they escalate of it: as "
+    "they are, on ranks among the answers to similar questions, and by the online controller.",
 )
 @click.option(
     "--holdout",
@@ -133,7 +137,8 @@ def evaluate(
     seen: list[Progress] = []
     try:
         if recorded_slm is None:
-            asked = _ask(items, names, settings, out, fresh=fresh, seen=seen)
+            signals = _signals(names) | (_NEIGHBOURS if leave_one_out else frozenset())
+            asked = _ask(items, names, signals, settings, out, fresh=fresh, seen=seen)
         else:
             asked = _recorded(items, recorded_slm, out)
         if leave_one_out:
@@ -244,6 +249,7 @@ def _recorded(items: Sequence[Item], slm: str, out: Path | None) -> _Asked:
 def _ask(
     items: Sequence[Item],
     methods: Sequence[str],
+    signals: frozenset[Signal],
     settings: Settings,
     out: Path | None,
     *,
@@ -257,7 +263,6 @@ def _ask(
     def folder(model_path: str) -> Path:
         return out or Path(default_folder(model_name(model_path)))
 
-    signals = _signals(methods)
     answers = asyncio.run(ask(items, signals, settings, folder, fresh=fresh, seen=seen))
     if answers.too_long:
         _say(f"{len(answers.too_long)} questions do not fit the context and are left out:")
@@ -306,20 +311,28 @@ def _check_carried(methods: Sequence[str]) -> None:
 def _carry_over(
     asked: _Asked, methods: Sequence[str], *, share: float | None, upstream: str, seed: int
 ) -> LeaveOneOut:
-    """Leave each set out; what is trained is fitted on the hold-out."""
+    """Leave each set out; repairs, and what is trained, are fitted on the hold-out."""
     from calibration.datasets import builtin  # noqa: PLC0415
     from calibration.evaluated_rows import RECORDED  # noqa: PLC0415
     from calibration.holdout import SHARE  # noqa: PLC0415
-    from calibration.leave_one_out import leave_one_out, out_of_fold  # noqa: PLC0415
-    from calibration.trainers import trainers  # noqa: PLC0415
+    from calibration.leave_one_out import Repair, leave_one_out, out_of_fold  # noqa: PLC0415
+    from calibration.trainers import among_neighbours, trainers  # noqa: PLC0415
 
     traced = any(row.record is not None for row in asked.rows)
+    names = _registered(methods) if traced else [RECORDED]
     trained, _ = trainers(methods, n_layer=asked.n_layer, seed=seed)
+    repairs: dict[str, Repair] = {}
+    if traced:
+        repairs = {
+            f"{name}, among neighbours": among_neighbours(name, asked.n_layer) for name in names
+        }
+    repairs |= {name: out_of_fold(fit, seed=seed) for name, fit in trained.items()}
     return leave_one_out(
         [row for row in asked.rows if row.dataset != builtin.DATASET],
-        _registered(methods) if traced else [RECORDED],
+        names,
         builtin=[row for row in asked.rows if row.dataset == builtin.DATASET],
-        repairs={name: out_of_fold(fit, seed=seed) for name, fit in trained.items()},
+        repairs=repairs,
+        control=names[0],
         share=SHARE if share is None else share,
         upstream=upstream,
         seed=seed,

@@ -21,7 +21,7 @@ from calibration.leave_one_out import (
     leave_one_out,
     out_of_fold,
 )
-from calibration.leave_one_out_results import Carried, PoolChoice
+from calibration.leave_one_out_results import HELD, Carried, PoolChoice
 from calibration.metrics import FloatArray
 
 N = 100
@@ -332,3 +332,24 @@ def test_what_can_not_be_left_out(
 ) -> None:
     with pytest.raises(FitError, match=message):
         leave_one_out(rows, names, repairs=repairs)  # type: ignore[arg-type]
+
+
+class TestControlled:
+    def test_holds_the_ratio_where_the_threshold_does_not(self) -> None:
+        built_in = rows_of("holdout", evenly(0, 1))
+        result = leave_one_out(shifted(), ["u"], builtin=built_in, control="u", share=1.0)
+        assert [(of.pool, of.dataset) for of in result.controlled] == [
+            (pool, dataset) for pool in result.pools for dataset in "abcd"
+        ]
+        shift = next(of for of in result.controlled if of.dataset == "d")
+        assert (shift.score, shift.kind) == ("u", "multiple choice")
+        assert max(map(abs, shift.later_gaps)) <= HELD + 1e-9
+        assert max(map(abs, shift.first_gaps)) <= 0.05
+        written = json.loads(json.dumps(result.to_json(), allow_nan=False))
+        assert written["controlled"][3]["held"][0]["wanted"] == 0.1
+
+    def test_is_left_out_where_there_is_nothing_to_start_from(self) -> None:
+        blind = rows_of("e", [math.nan] * 100)
+        result = leave_one_out([*shifted(), *blind], ["u"], control="u")
+        assert [of.dataset for of in result.controlled] == list("abcd")
+        assert leave_one_out(shifted(), ["u"]).controlled == ()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from calibration.errors import FitError
 from calibration.evaluated_rows import EvaluatedRow
 from calibration.evaluation import evaluate_records
+from calibration.leave_one_out import leave_one_out
 from calibration.metrics import auroc
-from calibration.trainers import IN_DOMAIN, LEFT_OUT, TRAINED, trainers
+from calibration.records import Record
+from calibration.trainers import IN_DOMAIN, LEFT_OUT, TRAINED, among_neighbours, trainers
 from tests.calibration.test_fit import make_records
 from tests.calibration.told import N_LAYER, with_p_true, with_states
+from tests.uq.traces import make_trace
 from uq import score_all
+from uq.signals import HiddenStates
 
 
 def rows(n: int, seed: int = 0, dataset: str = "one", *, told: bool = True) -> list[EvaluatedRow]:
@@ -104,3 +109,45 @@ def test_scores_that_were_fitted_to_a_set_are_not_learned_from() -> None:
     asked = rows(1, 2)[0]
     left_out, _ = trainers(("stack",), n_layer=N_LAYER)
     assert left_out["stack"](told)(asked) == left_out["stack"](known)(asked)
+
+
+class TestAmongNeighbours:
+    def test_a_shift_between_kinds_of_questions_is_mended(self) -> None:
+        """Three sets of either kind, told by their states; one kind is less sure throughout."""
+        rng = np.random.default_rng(0)
+        shifted: list[EvaluatedRow] = []
+        for dataset in "abcdef" * 60:
+            toward, shift = (5.0, 0.0) if dataset in "abc" else (-5.0, 9.0)
+            states = (rng.normal(size=(1, 3)) + toward * np.array([1.0, 0.0, 0.0])).astype("f4")
+            trace = make_trace([-0.5], hidden=HiddenStates((7,), states, states, states))
+            record = Record(str(len(shifted)), dataset, True, trace)
+            scores = {"perplexity": rng.random() + shift}
+            shifted.append(EvaluatedRow(dataset, True, scores, record=record))
+        found = leave_one_out(
+            shifted,
+            ["perplexity"],
+            repairs={"mended": among_neighbours("perplexity", 30)},
+            share=1.0,
+        )
+        before, after = (found.find(name, "others", "a") for name in ("perplexity", "mended"))
+        assert before is not None
+        assert after is not None
+        assert before.mean_gap > 0.2
+        assert after.mean_gap < 0.1
+
+    def test_rows_without_states_or_record_are_unknown(self) -> None:
+        traced = rows(60)
+        bare = EvaluatedRow("one", True, {"perplexity": 0.5})
+        fitted = among_neighbours("perplexity", N_LAYER)([bare, *traced])
+        assert np.isnan(fitted.pool).tolist() == [True, *[False] * 60]
+        assert np.isnan(fitted.scores([traced[0], bare])).tolist() == [False, True]
+        with pytest.raises(FitError, match="recorded elsewhere"):
+            among_neighbours("perplexity", N_LAYER)([bare])
+
+    def test_ranks_are_those_of_the_fitted_rank(self) -> None:
+        some = rows(60)
+        fitted = among_neighbours("perplexity", N_LAYER)(some)
+        alone = [float(fitted.scores([row])[0]) for row in some[:5]]
+        assert fitted.scores(some[:5]) == pytest.approx(alone)
+        assert fitted.pool.min() >= 0.0
+        assert fitted.pool.max() <= 1.0
