@@ -18,7 +18,7 @@ test: $(TEST_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report=term $(ARGS)
 
 # Fast answers while working: no model, no servers, no coverage.
 check: $(TEST_STAMP)
