@@ -454,6 +454,8 @@ class Calibration:
             )
         except ValidationError as error:
             raise ArtifactError(f"{source} can't be used: {_what_is_wrong(error)}") from error
+        except CalibrationError as error:  # what a part of it refuses
+            raise ArtifactError(f"{source} can't be used: {error}") from error
         there, meant = _fields(data), _fields(calibration.to_dict())
         if there != meant:  # filled by a default above, or unknown to a calibrator
             problems = [f"the field {field} is missing" for field in sorted(meant - there)]

@@ -11,7 +11,7 @@ from calibration.errors import FitError
 from calibration.metrics import BoolArray, FloatArray
 
 HALF_LIFE_DAYS = 14.0
-"""After so many days a label counts half."""
+"""A label so many days older than another counts half as much."""
 
 MOST_WEIGHT = 20.0
 """A label stands for at most so many answers: a rare audit must not outvote all else."""
@@ -67,17 +67,22 @@ class Feedback:
         Raises
         ------
         FitError
-            When there are no answers, or an inclusion or the half-life is not positive.
+            When there are no answers, an age is not finite, an inclusion is not in (0, 1], or the
+            half-life is not positive.
         """
         if not answers:
             raise FitError("there is no feedback to learn from")
-        if half_life_days <= 0:
+        if not half_life_days > 0:  # also refuses NaN
             raise FitError(f"the half-life must be positive, not {half_life_days!r} days")
         inclusion = np.array([1.0 if a.inclusion is None else a.inclusion for a in answers])
         if not ((inclusion > 0) & (inclusion <= 1)).all():
             raise FitError("the probability of being labelled must be in (0, 1]")
-        age = np.maximum([a.age_days for a in answers], 0.0)
-        weight = np.minimum(1.0 / inclusion, MOST_WEIGHT) * 0.5 ** (age / half_life_days)
+        age = np.array([a.age_days for a in answers], dtype=np.float64)
+        if not np.isfinite(age).all():
+            raise FitError("the age of an answer must be a number of days")
+        age = np.maximum(age, 0.0)
+        half_lives = (age - age.min()) / half_life_days  # from the newest: only ratios matter
+        weight = 0.5**half_lives / np.maximum(inclusion, 1.0 / MOST_WEIGHT)
         weight = np.maximum(weight, np.finfo(np.float64).tiny)
         effective = weight.sum() ** 2 / (weight**2).sum()
         names = dict.fromkeys(name for a in answers for name in a.scores)
