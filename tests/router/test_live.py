@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import random
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from router.answer import Decision, Need, Query, Usage
 from router.config import Settings
 from router.engine.messages import Sampler
 from router.errors import EngineBusy, LedgerError
-from router.ledger import SqliteLedger
+from router.ledger import Ledger, RedisLedger, SqliteLedger
 from router.live import Live
 from router.live_control import control_of
 from router.live_drift import tightened
 from router.live_watch import MOST_WAITING, SPOT_CHECKS, LiveState
 from router.pipeline import Prices
+from tests.redis_server import RedisServer
 from tests.router.calibrations import EARLY_STOP, GATE, PROBES
 from tests.router.test_pipeline import events_of, query
 from tests.router.traffic import (
@@ -273,9 +275,24 @@ class TestTheLedger:
         assert decision.threshold == seen.control.threshold
         await ledger.close()
 
-    async def test_is_shared(self, tmp_path: Path) -> None:
-        ledger = await SqliteLedger.open(tmp_path / "ledger.db")
-        other_connection = await SqliteLedger.open(tmp_path / "ledger.db")
+    @pytest.mark.parametrize("kind", ["sqlite", "redis"])
+    async def test_is_shared(self, tmp_path: Path, kind: str) -> None:
+        async with AsyncExitStack() as stack:
+            if kind == "sqlite":
+                ledgers: list[Ledger] = [
+                    await SqliteLedger.open(tmp_path / "ledger.db") for _ in range(2)
+                ]
+            else:
+                server = RedisServer(tmp_path)
+                server.start()
+                stack.callback(server.stop)
+                ledgers = [RedisLedger(server.url, days=1, timeout=10) for _ in range(2)]
+            for ledger in ledgers:
+                stack.push_async_callback(ledger.close)
+            await self.share(tmp_path, *ledgers)
+
+    async def share(self, tmp_path: Path, ledger: Ledger, other_connection: Ledger) -> None:
+        """Ask two gateways at once; both hold one ratio, over the traffic of both."""
         async with (
             traffic(tmp_path, live=Live(ledger)) as one,
             traffic(tmp_path, live=Live(other_connection)) as other,
@@ -295,8 +312,6 @@ class TestTheLedger:
             await other.live.settled()
             assert other.report.control.n == other.report.scores.n == 242
             assert ratio(decided) == pytest.approx(0.3, abs=0.05)
-        await ledger.close()
-        await other_connection.close()
 
     async def test_another_calibration_begins_afresh_and_the_first_goes_on(
         self, tmp_path: Path
