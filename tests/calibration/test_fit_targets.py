@@ -86,6 +86,8 @@ class TestRisk:
         assert bold.threshold < made().calibration.threshold
         assert report.n_kept > made().report.n_kept
         assert certificate_of(bold).claims[0].p_value > 0.05
+        usual = [it.certificate for it in bold.operating_points if it.certificate is not None]
+        assert {certificate.confidence for certificate in usual} == {0.6}
 
     def test_one_that_can_not_be_certified_says_what_can(self) -> None:
         with pytest.raises(
