@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.live_scores import Answers, Sets, pairs, sureness
 from calibration.controller import ControllerState, EscalationController
-from calibration.metrics import BoolArray, FloatArray, auroc
+from calibration.metrics import BoolArray, FloatArray
 from calibration.thresholds import Target, choose_threshold
 
 RATIOS = tuple(i / 10 for i in range(1, 10))
@@ -36,6 +36,7 @@ MIXED_STREAM = 1000
 ALONE, BEST = "each set alone", "the set whose score ranks best"
 MIXED, BLOCKS = "all sets mixed", "all sets, 200 queries of each in turn"
 IDEAL = "simulated: answers of score p right with probability p"
+IDEAL_BLOCKS = "the same with all sets, 200 of each in turn, p the rank of the score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,11 @@ class Caught:
 
     def summary(self) -> dict[str, Any]:
         """Shares over all runs, by ratio, and what was lost with a 95% interval over the draws."""
-        runs = np.array(self.runs)
+        runs, aurocs = np.array(self.runs), [a for a in self.aurocs if not np.isnan(a)]
         draw, ratio, wrong, escalated, controlled, fixed = runs.T
         lost = np.array(
             [
-                (fixed - controlled)[draw == d].sum() / wrong[draw == d].sum()
+                (fixed - controlled)[draw == d].sum() / max(wrong[draw == d].sum(), 1.0)
                 for d in np.unique(draw)
             ]
         )
@@ -124,7 +125,7 @@ class Caught:
             for r in np.unique(ratio)
         }
         return {
-            "auroc": float(np.nanmean(self.aurocs)),
+            "auroc": float(np.mean(aurocs)) if aurocs else None,
             "ratios": by_ratio,
             "controlled": controlled.sum() / escalated.sum(),
             "fixed": fixed.sum() / escalated.sum(),
@@ -253,6 +254,7 @@ def quality(
             rng,
             ideal=True,
         ),
+        IDEAL_BLOCKS: _stream(pool, blocks, ratios, draws, rng, ideal=True),
     }
 
 
@@ -272,7 +274,7 @@ def _stream(
         rows = draw_rows()
         right = rng.random(len(rows)) < sure[rows] if ideal else answers.correct[rows]
         if ideal:
-            caught.aurocs.append(auroc(-sure[rows], right))
+            caught.aurocs.append(Answers(-sure[rows], right).auroc)
         for ratio in ratios:
             escalated, _ = decide(EscalationController(ratio, sure), sure[rows].tolist())
             caught.add(draw, ratio, sure[rows], ~right, escalated)

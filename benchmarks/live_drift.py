@@ -127,15 +127,17 @@ def delays_of_scores(
         others = np.concatenate([scores[other] for other in sets if other != name])
         changes.append((MIXED, name, others))
     late = []
-    for _ in range(runs):
+    for run in range(runs):
         bins = []
-        for _, after, old in changes:
-            drift = ScoreDrift(rng.choice(old, n_reference))
+        for i, (_, after, old) in enumerate(changes):
+            drift = ScoreDrift(rng.choice(old, n_reference), seed=run * len(changes) + i)
             stream = np.concatenate([rng.choice(old, calm), rng.choice(scores[after], HORIZON)])
             bins.append(drift.bins(stream))
         late.append(until_alarm(log_evidence_of_bins(np.array(bins), drift.gaps), ALPHA, calm))
     return [
-        Delays(before, after, kolmogorov(old, scores[after]), np.array([run[i] for run in late]))
+        Delays(
+            before, after, kolmogorov(old, scores[after]), np.array([of_run[i] for of_run in late])
+        )
         for i, (before, after, old) in enumerate(changes)
     ]
 

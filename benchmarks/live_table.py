@@ -78,12 +78,11 @@ def _sets(control: Figures, sets: Figures) -> Iterator[str]:
     }
     for name in sorted(worst, key=lambda name: -worst[name]):
         row, of = control["sets"][name], sets[name]
-        auroc = "n/a" if of["auroc"] is None else f"{of['auroc']:.2f}"
         cells = [row[FIRST]["fixed"]["mean"], row[FIRST]["fixed"]["worst"]]
         for span in (FIRST, LATER):
             cells += [row[span]["controlled"]["mean"], row[span]["controlled"]["worst"]]
         cells += [row[span]["controlled"]["worst"] for span in (SWITCHED, SETTLED)]
-        yield _row(name, f"{of['n']}", f"{of['right']:.0%}", auroc, *map(_points, cells))
+        yield _row(name, f"{of['n']}", f"{of['right']:.0%}", _auroc(of), *map(_points, cells))
 
 
 def _quality(quality: Figures) -> Iterator[str]:
@@ -92,7 +91,7 @@ def _quality(quality: Figures) -> Iterator[str]:
     yield from _head("traffic", "AUROC", *(f"at {ratio}" for ratio in ratios), "at all", lost)
     for name, row in quality.items():
         cells = [_both(row["ratios"][ratio]) for ratio in ratios]
-        yield _row(name, f"{row['auroc']:.2f}", *cells, _both(row), _interval(row["lost"], "+.2%"))
+        yield _row(name, _auroc(row), *cells, _both(row), _interval(row["lost"], "+.2%"))
 
 
 def _alarms(alarms: Figures) -> Iterator[str]:
@@ -143,6 +142,10 @@ def _row(*cells: str) -> str:
 
 def _points(gap: float) -> str:
     return f"{100 * gap:.1f}"
+
+
+def _auroc(row: Figures) -> str:
+    return "n/a" if row["auroc"] is None else f"{row['auroc']:.2f}"
 
 
 def _both(row: Figures) -> str:

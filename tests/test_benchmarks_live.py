@@ -186,6 +186,13 @@ class TestControl:
         assert found["lost"]["value"] == pytest.approx((1 / 3 + 0) / 2)
         assert found["lost"]["low"] < found["lost"]["value"] < found["lost"]["high"]
 
+    def test_answers_that_are_all_right_are_no_fault(self) -> None:
+        caught = Caught(aurocs=[NAN])
+        caught.add(0, 0.5, np.array([0.1, 0.9]), np.zeros(2, np.bool_), np.array([True, False]))
+        found = caught.summary()
+        assert found["auroc"] is None
+        assert found["controlled"] == found["fixed"] == found["lost"]["value"] == 0.0
+
 
 class TestDrift:
     def test_until_alarm(self) -> None:
