@@ -1,7 +1,7 @@
 """How well live control and drift detection do on real answers of kinds no one calibrated on.
 
-    .venv/bin/python -m benchmarks.live            # some 5 minutes on one core
-    .venv/bin/python -m benchmarks.live --quick    # under a minute; few runs
+    .venv/bin/python -m benchmarks.live            # 3 to 6 minutes on one core
+    .venv/bin/python -m benchmarks.live --quick    # under a minute, few runs
 
 Answers are SmolLM2-135M's to 16 data sets, scores alone, as the tests keep them; --records takes a
 record log, as `router evaluate` writes it, of any other model and sets. No model is run, and
