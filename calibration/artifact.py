@@ -255,6 +255,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "holdout", _as_json(self.holdout, "holdout"))
+        parse_targets([self.target])
+        if not 0.0 < self.confidence < 1.0:
+            raise ArtifactError(f"the confidence is {self.confidence!r}; it must be inside 0 to 1")
         if self.gate is not None and self.gate.probe not in self.learned.probes:
             raise ArtifactError(f"the gate asks the probe {self.gate.probe!r}, which is not there")
         for name in self.needs:

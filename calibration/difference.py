@@ -66,7 +66,8 @@ def _compared(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change
     """Compare two summaries, as `Calibration.summary` gives them."""
     was, now = old["operating_point"], new["operating_point"]
     yield Change("threshold", was["threshold"], now["threshold"], "number")
-    yield Change("target", old["target"], new["target"])
+    for name in ("target", "confidence", "labels", "labelled_by"):
+        yield Change(name.replace("_", " "), old[name], new[name])
     yield Change("escalation ratio", was["escalation_ratio"], now["escalation_ratio"], "share")
     yield Change("accuracy kept", was["accuracy_kept"], now["accuracy_kept"], "share")
     yield Change("accuracy of all answers", old["accuracy"], new["accuracy"], "share")
@@ -78,6 +79,8 @@ def _compared(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change
         yield from _nested(name.replace("_", " "), old[name], new[name])
     for name in ("n", "n_fit", "n_test", "n_unknown"):
         yield Change(name, old[name], new[name])
+    yield Change("drawn from", old["population"], new["population"])
+    yield from _nested("cost", old["cost"], new["cost"])
     yield from _nested("population", old["holdout"], new["holdout"])
     yield from _nested("bound to", old["binding"], new["binding"])
     yield from _points(old, new)

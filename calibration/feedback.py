@@ -11,7 +11,7 @@ from calibration.errors import FitError
 from calibration.metrics import BoolArray, FloatArray
 
 HALF_LIFE_DAYS = 14.0
-"""A label so many days older than another counts half as much."""
+"""After so many days a label counts half."""
 
 MOST_WEIGHT = 20.0
 """A label stands for at most so many answers: a rare audit must not outvote all else."""
@@ -44,9 +44,9 @@ class Feedback:
     ----------
     scores : by estimator, float arrays of shape (n,), NaN = unknown.
     correct : bool array of shape (n,).
-    weight : float array of shape (n,), > 0; the weights sum to the effective number of answers,
-        (sum w)^2 / sum w^2 (Kish, "Survey Sampling", 1965), so that beside rows of weight 1 they
-        count as what they are worth.
+    weight : float array of shape (n,), > 0. Fresh ones sum to the effective number of answers,
+        (sum w)^2 / sum w^2 with w = 1 / inclusion (Kish, "Survey Sampling", 1965), so that beside
+        rows of weight 1 they count as what they are worth; with age they count for less.
     """
 
     scores: Mapping[str, FloatArray]
@@ -81,15 +81,15 @@ class Feedback:
         if not np.isfinite(age).all():
             raise FitError("the age of an answer must be a number of days")
         age = np.maximum(age, 0.0)
-        half_lives = (age - age.min()) / half_life_days  # from the newest: only ratios matter
-        weight = 0.5**half_lives / np.maximum(inclusion, 1.0 / MOST_WEIGHT)
+        drawn = 1.0 / np.maximum(inclusion, 1.0 / MOST_WEIGHT)
+        effective = drawn.sum() ** 2 / (drawn**2).sum()
+        weight = drawn * (effective / drawn.sum()) * 0.5 ** (age / half_life_days)
         weight = np.maximum(weight, np.finfo(np.float64).tiny)
-        effective = weight.sum() ** 2 / (weight**2).sum()
         names = dict.fromkeys(name for a in answers for name in a.scores)
         return cls(
             scores={n: np.array([a.scores.get(n, np.nan) for a in answers]) for n in names},
             correct=np.array([a.correct for a in answers], dtype=np.bool_),
-            weight=weight * (effective / weight.sum()),
+            weight=weight,
         )
 
     def known(self, name: str) -> tuple[FloatArray, BoolArray, FloatArray]:

@@ -53,15 +53,15 @@ class TestWeights:
                 answer(0.0, 0.001),  # for no more than 20
             ]
         )
-        raw = np.array([1.0, 1.0, 0.25, 20.0])
-        # Kish: (sum w)^2 / sum w^2 = 22.25^2 / 402.0625, so that each is w 22.25 / 402.0625.
-        assert feedback.weight.sum() == pytest.approx(495.0625 / 402.0625)
-        assert feedback.weight == pytest.approx(raw * 22.25 / 402.0625)
+        # Kish: (sum w)^2 / sum w^2 = 24^2 / 406 for w = 1, 2, 1, 20: each is w 24 / 406 when new.
+        assert feedback.weight == pytest.approx(np.array([1.0, 1.0, 0.25, 20.0]) * 24 / 406)
         assert MOST_WEIGHT == 20.0
 
     def test_alike_each_counts_as_one(self) -> None:
-        for same in (answer(), answer(30.0, None), answer(3.0, 0.01)):
+        for same in (answer(), answer(0.0, None), answer(0.0, 0.01)):
             assert Feedback.of([same] * 7).weight == pytest.approx(np.ones(7))
+        old = answer(HALF_LIFE_DAYS, 0.01)
+        assert Feedback.of([old] * 7).weight == pytest.approx(np.full(7, 0.5))
 
     def test_the_half_life_can_be_given(self) -> None:
         weight = Feedback.of([answer(0.0), answer(3.0)], half_life_days=1.0).weight
@@ -71,24 +71,18 @@ class TestWeights:
         assert Feedback.of([answer(-5.0), answer(0.0)]).weight == pytest.approx([1.0, 1.0])
 
     @given(ANSWERS, HALF_LIVES)
-    def test_they_sum_to_the_effective_number(
+    def test_new_ones_sum_to_the_effective_number(
         self, answers: list[LabelledAnswer], half_life: float
     ) -> None:
-        weight = Feedback.of(answers, half_life_days=half_life).weight
+        new = [replace(each, age_days=0.0) for each in answers]
+        weight = Feedback.of(new, half_life_days=half_life).weight
         assert weight.shape == (len(answers),)
-        assert np.isfinite(weight).all()
-        assert (weight > 0.0).all()
         assert weight.sum() == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
         assert 1.0 - 1e-9 <= weight.sum() <= len(answers) + 1e-9
-
-    @given(ANSWERS, HALF_LIVES, st.floats(0.0, 10_000.0))
-    def test_only_differences_of_age_count(
-        self, answers: list[LabelledAnswer], half_life: float, later: float
-    ) -> None:
-        answers = [replace(a, age_days=max(0.0, round(a.age_days))) for a in answers]
-        aged = [replace(a, age_days=a.age_days + round(later)) for a in answers]
-        before, after = (Feedback.of(them, half_life_days=half_life) for them in (answers, aged))
-        assert after.weight == pytest.approx(before.weight)
+        aged = Feedback.of(answers, half_life_days=half_life).weight
+        assert np.isfinite(aged).all()
+        assert (aged > 0.0).all()
+        assert (aged <= weight * (1 + 1e-9)).all()
 
     @given(ANSWERS, HALF_LIVES)
     def test_newer_and_rarer_ones_weigh_no_less(
@@ -108,9 +102,10 @@ class TestWeights:
         shuffled = Feedback.of([answers[i] for i in order]).weight
         assert shuffled == pytest.approx(Feedback.of(answers).weight[order])
 
-    def test_answers_of_long_ago_still_weigh_against_each_other(self) -> None:
+    def test_answers_of_long_ago_count_next_to_nothing_and_break_nothing(self) -> None:
         weight = Feedback.of([answer(5000.0), answer(5001.0)], half_life_days=1.0).weight
-        assert weight == pytest.approx([1.2, 0.6])
+        assert (weight > 0.0).all()
+        assert (weight < 1e-300).all()
 
     def test_the_inclusion_makes_a_biased_sample_count_as_all_traffic(self) -> None:
         rng = np.random.default_rng(0)
