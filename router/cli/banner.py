@@ -53,7 +53,7 @@ def file_size(path: str | os.PathLike[str]) -> str:
 
 
 def describe_calibration(calibration: CalibrationFacts | None) -> str:
-    """Id, target and threshold of a calibration, and what it measured."""
+    """Id, target and threshold of a calibration, what it measured, and what is certain of it."""
     if calibration is None:
         return NO_CALIBRATION
     summary = calibration.summary()
@@ -63,7 +63,27 @@ def describe_calibration(calibration: CalibrationFacts | None) -> str:
     return (
         f"{calibration.id[:19]}, target {point['target']}: keep at p_correct >= "
         f"{summary['threshold']:.3f}; on {point['n']} test answers {point['escalation_ratio']:.0%} "
-        f"escalated, {right}"
+        f"escalated, {right}; {describe_certainty(summary)}"
+    )
+
+
+def describe_certainty(summary: Mapping[str, Any]) -> str:
+    """What is certified for questions of which population, in few words, or that nothing is.
+
+    `summary` is `calibration.artifact.Calibration.summary`.
+    """
+    certificate, population = summary["certificate"], summary["population"]
+    by = (
+        ""
+        if summary["labels"] == "gold"
+        else f", where right is what {summary['labelled_by']} says"
+    )
+    if certificate is None:
+        return f"nothing certified, measured on {population}{by}"
+    targets = " and ".join(claim["target"] for claim in certificate["claims"])
+    return (
+        f"certified with {100 * certificate['confidence']:g}% confidence: {targets}, for questions "
+        f"drawn like {certificate['population']}{by}"
     )
 
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from calibration.artifact import Calibration
 
 
+CERTIFIED = "*"
+"""Marks what is certified."""
+
+
 @click.group(short_help="Look at a calibration, or go back to the one before.")
 def calibration() -> None:
     """Look at a calibration, compare it with another, or go back to the one before."""
@@ -127,6 +131,7 @@ def table(calibration: Calibration) -> list[str]:
         f"({calibration.target})",
         *_looks(calibration),
         *exit_lines(content["gate"], content["early_stop"]),
+        *_certainty(calibration),
         f"measured on the {calibration.n_test} answers that nothing was fitted to:",
         "",
         "| target | threshold | kept on the device | wrong among those kept |",
@@ -136,10 +141,30 @@ def table(calibration: Calibration) -> list[str]:
     for point in points:
         wrong = "none kept" if point.accuracy_kept is None else f"{1 - point.accuracy_kept:.1%}"
         kept = f"{1 - point.escalation_ratio:.1%} ({point.n_kept} of {point.n})"
-        lines.append(f"| {point.target} | {point.threshold:.3f} | {kept} | {wrong} |")
+        mark = "" if point.certificate is None else f" {CERTIFIED}"
+        lines.append(f"| {point.target}{mark} | {point.threshold:.3f} | {kept} | {wrong} |")
+    if any(point.certificate is not None for point in points):
+        lines += [
+            "",
+            f"{CERTIFIED} certified with {100 * calibration.confidence:g}% confidence, each by "
+            "itself, where no gate gives up an answer",
+        ]
     if calibration.unreachable:
-        lines += ["", "no threshold reached: " + ", ".join(calibration.unreachable)]
+        lines += ["", "no threshold can be certified for " + ", ".join(calibration.unreachable)]
     return lines
+
+
+def _certainty(calibration: Calibration) -> list[str]:
+    """The certificate in words, and whose labels all of it rests on."""
+    certificate = calibration.operating_point.certificate
+    if certificate is None:
+        said = f"nothing is certified; drawn from {calibration.population or 'unknown questions'}"
+    else:
+        said = certificate.describe()
+    if calibration.labels == "llm":
+        name = calibration.labelled_by
+        return [said, f"labels by {name}: where it is wrong, so may be an answer that counts right"]
+    return [said]
 
 
 def exit_lines(gate: Mapping[str, Any] | None, early_stop: Mapping[str, Any] | None) -> list[str]:

@@ -82,6 +82,10 @@ class Calibrated:
     def summary(self) -> Mapping[str, Any]:
         return {
             "threshold": 0.6234,
+            "certificate": None,
+            "population": "the 1,600 questions of faq.jsonl",
+            "labels": "gold",
+            "labelled_by": "",
             "operating_point": {
                 "target": "escalation=0.3",
                 "escalation_ratio": 0.304,

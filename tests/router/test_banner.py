@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.banner import banner, describe_calibration, describe_model, file_size
+from router.cli.banner import (
+    banner,
+    describe_calibration,
+    describe_certainty,
+    describe_model,
+    file_size,
+)
 from router.config import Settings
 from tests.router.samples import Calibrated, engine_info
 
@@ -34,7 +40,8 @@ def test_everything_that_is_loaded(model: Path) -> None:
         "engine": "cpu, 2 threads, 8 slots of 4096 tokens",
         "calibration": (
             "sha256:0123456789ab, target escalation=0.3: keep at p_correct >= 0.623; on 640 test "
-            "answers 30% escalated, 71% of the kept ones right"
+            "answers 30% escalated, 71% of the kept ones right; nothing certified, measured on the "
+            "1,600 questions of faq.jsonl"
         ),
         "upstream": "none: every answer is local (--upstream URL sets one)",
         "cache": "memory, 10000 answers for 86400 s",
@@ -64,7 +71,30 @@ def test_the_last_line_can_be_pasted(model: Path) -> None:
 
 
 def test_nothing_kept() -> None:
-    assert describe_calibration(Calibrated(None)).endswith("30% escalated, nothing kept")
+    assert "30% escalated, nothing kept; " in describe_calibration(Calibrated(None))
+
+
+class TestCertainty:
+    FAQ = "the 1,600 questions of faq.jsonl"
+
+    def test_what_is_certified_on_which_population(self) -> None:
+        claims = [{"target": "risk=0.1"}, {"target": "loss=0.02"}]
+        certificate = {"confidence": 0.9, "population": "drawn ones", "claims": claims}
+        summary = {**Calibrated().summary(), "certificate": certificate}
+        assert describe_certainty(summary) == (
+            "certified with 90% confidence: risk=0.1 and loss=0.02, for questions drawn like drawn "
+            "ones"
+        )
+
+    def test_nothing_is_certified(self) -> None:
+        summary = Calibrated().summary()
+        assert describe_certainty(summary) == f"nothing certified, measured on {self.FAQ}"
+
+    def test_whose_labels_it_rests_on(self) -> None:
+        summary = {**Calibrated().summary(), "labels": "llm", "labelled_by": "big"}
+        assert describe_certainty(summary) == (
+            f"nothing certified, measured on {self.FAQ}, where right is what big says"
+        )
 
 
 def test_sizes(tmp_path: Path) -> None:

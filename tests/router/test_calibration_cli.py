@@ -43,8 +43,32 @@ def test_a_calibration_ships_for_the_default_model_and_for_no_other(model_path: 
 def test_show_prints_every_operating_point(model_path: Path) -> None:
     result = CliRunner().invoke(main, ["calibration", "show"])
     assert result.exit_code == 0
-    for point in shipped_one(model_path).operating_points:
-        assert f"| {point.target} | {point.threshold:.3f} |" in result.output
+    found = shipped_one(model_path)
+    for point in found.operating_points:
+        mark = "" if point.certificate is None else " *"
+        assert f"| {point.target}{mark} | {point.threshold:.3f} |" in result.output
+    assert "| risk=0.3 * |" in result.output
+    assert "\n* certified with 95% confidence, each by itself" in result.output
+    assert (
+        "no threshold can be certified for risk=0.02, risk=0.05, risk=0.1, risk=0.2\n"
+        in result.output
+    )
+
+
+def test_show_tells_the_certificate_in_words(model_path: Path) -> None:
+    result = CliRunner().invoke(main, ["calibration", "show"])
+    certificate = shipped_one(model_path).operating_point.certificate
+    assert certificate is not None
+    assert certificate.describe() in result.output.splitlines()
+    assert "drawn like the 2,395 questions of the built-in hold-out" in result.output
+
+
+def test_show_says_that_nothing_is_certified_and_whose_labels_it_rests_on(tmp_path: Path) -> None:
+    lines = shown(by_hand(), tmp_path / "gold")
+    assert lines[2] == "nothing is certified; drawn from 100 questions made by hand"
+    assert not any("*" in line for line in lines)
+    lines = shown(by_hand(labels="llm", labelled_by="big"), tmp_path / "llm")
+    assert lines[3] == "labels by big: where it is wrong, so may be an answer that counts right"
 
 
 def test_show_as_json_and_as_a_picture(model_path: Path, tmp_path: Path) -> None:

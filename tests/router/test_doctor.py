@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from calibration.artifact import Calibration
+from calibration.certificates import Certificate, Claim
+from calibration.thresholds import OperatingPoint
 from router.cli import main
 from router.cli.doctor import (
     Finding,
     check_build,
+    check_calibration,
     check_offload,
     check_python,
     check_redis,
@@ -26,6 +30,7 @@ from router.cli.doctor import (
 )
 from router.config import Settings
 from router.errors import ModelError, RouterError
+from tests.router.calibrations import INFO, calibration
 from tests.router.fake_upstream import answer, scripted, silence
 from tests.router.samples import engine_info
 
@@ -137,6 +142,40 @@ class TestOffload:
         assert finding == Finding("offload", "ok", "31 of 31 layers on a GPU, 2 threads")
 
 
+class TestCalibration:
+    """What it says is certified, and on what population."""
+
+    CLAIM = Claim("risk", "risk=0.2", 0.2, 100, 60, 5, 0.01, "fixed-sequence exact binomial")
+
+    @staticmethod
+    async def finding(made: Calibration, folder: Path) -> Finding:
+        made.save(folder)
+        return await check_calibration(INFO, Settings(calibration=str(folder)))
+
+    async def test_a_certificate(self, tmp_path: Path) -> None:
+        certificate = Certificate(0.5, (self.CLAIM,), 0.95, "100 questions made by hand", "gold")
+        point = OperatingPoint("risk=0.2", 0.5, 0.4, 0.9, 0.15, 60, 100, certificate=certificate)
+        finding = await self.finding(
+            calibration(target="risk=0.2", operating_point=point), tmp_path
+        )
+        assert finding.status == "ok"
+        assert finding.detail.endswith(
+            "; certified with 95% confidence: risk=0.2, for questions drawn like 100 questions "
+            "made by hand"
+        )
+
+    async def test_none(self, tmp_path: Path) -> None:
+        finding = await self.finding(calibration(), tmp_path)
+        assert finding.status == "ok"
+        assert finding.detail.endswith(
+            "; nothing certified, measured on 100 questions made by hand"
+        )
+
+    async def test_labels_by_the_large_model(self, tmp_path: Path) -> None:
+        finding = await self.finding(calibration(labels="llm", labelled_by="big"), tmp_path)
+        assert finding.detail.endswith("made by hand, where right is what big says")
+
+
 class TestGuarded:
     @pytest.mark.parametrize("error", [ModelError("a\n b"), OSError("a b"), ImportError("a b")])
     async def test_what_is_raised_is_a_finding(self, error: Exception) -> None:
@@ -184,6 +223,10 @@ class TestCommand:
             "calibration",
         ]
         assert "Q4_1, 98 MB" in checks["model"]["detail"]
+        assert checks["calibration"]["detail"].endswith(
+            "certified with 95% confidence: risk=0.3, for questions drawn like the 2,395 questions "
+            "of the built-in hold-out"
+        )
 
     @pytest.mark.model
     def test_a_calibration_that_is_not_there(self, tmp_path: Path) -> None:
