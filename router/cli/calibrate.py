@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,9 +157,16 @@ def calibrate(
     """
     # Imported here, so that `calibrate --help` is quick.
     from calibration.targets import parse_targets  # noqa: PLC0415
-    from router.cli.labelling import Wanted, ask_and_label, cost_model  # noqa: PLC0415
+    from router.cli.labelling import (  # noqa: PLC0415
+        Wanted,
+        ask_and_label,
+        check_cost,
+        cost_model,
+    )
 
     goals = parse_targets(targets)
+    _check_certainty(confidence, labels=labels, judge=judge, llm=llm)
+    check_cost(goals, settings, queries_per_day, usd_per_escalation)
     gathered = _parse_signals(signals)
     _check_method(method, gathered)
     _check_calibrator(calibrator)
@@ -166,7 +175,7 @@ def calibrate(
     )
     wanted = Wanted(gathered, labels == "llm", judge, llm, {goal.kind for goal in goals})
     seen: list[Progress] = []
-    try:
+    with going_on_later(seen):
         labelled = asyncio.run(
             ask_and_label(
                 questions.questions,
@@ -187,10 +196,6 @@ def calibrate(
             confidence=confidence,
             cost=cost_model(goals, labelled, settings, queries_per_day, usd_per_escalation),
         )
-    except KeyboardInterrupt:
-        done = f" after {seen[-1].done} of {seen[-1].total} questions" if seen else ""
-        _say(f"interrupted{done}; the answers are kept, the same command goes on from there")
-        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -204,7 +209,10 @@ def calibrate(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Questions: items where they are `answered`, else without answers."""
+    """Questions: items where they have answers, else without.
+
+    `description` tells how they were chosen, `population` what they are a sample of.
+    """
 
     questions: Sequence[Item] | Sequence[Question]
     description: Mapping[str, Any]
@@ -216,6 +224,32 @@ class Asked:
         from calibration.items import Item  # noqa: PLC0415
 
         return [question for question in self.questions if isinstance(question, Item)]
+
+
+@contextlib.contextmanager
+def going_on_later(seen: Sequence[Progress]) -> Iterator[None]:
+    """Tell who interrupts how far it came, the last of `seen`, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = f" after {seen[-1].done} of {seen[-1].total} questions" if seen else ""
+        say(f"interrupted{done}; the answers are kept, the same command goes on from there")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+
+
+def _check_certainty(confidence: float, *, labels: str, judge: bool, llm: str) -> None:
+    """Refuse a confidence that is none, and flags that the kind of labels leaves no room for."""
+    if math.isnan(confidence):
+        raise click.BadParameter("it must be between 0 and 1", param_hint="--confidence")
+    if labels == "llm" and llm:
+        raise click.BadParameter(
+            "with --labels llm the upstream's answers are the right ones; leave it out",
+            param_hint="--llm",
+        )
+    if judge and labels != "llm":
+        raise click.BadParameter(
+            "the upstream judges where labels are its own; add --labels llm", param_hint="--judge"
+        )
 
 
 def _parse_signals(names: str) -> frozenset[Signal]:
@@ -287,6 +321,7 @@ def questions_of(
             param_hint="--labels",
         )
     skipped: Sequence[str] = ()
+    repeated = 0
     if files and answered:
         read = read_items(files, skip_bad=skip_bad)
         items += read.items
@@ -294,9 +329,9 @@ def questions_of(
     elif files:
         unanswered = read_questions(files, skip_bad=skip_bad)
         items += unanswered.questions
-        skipped = unanswered.skipped
+        skipped, repeated = unanswered.skipped, unanswered.repeated
     if skipped:
-        _say(f"{len(skipped)} bad rows are left out:")
+        say(f"{len(skipped)} bad rows are left out:")
         _list(skipped)
     order = spread(items, seed)[:limit]
     names = [Path(name).name for name in dict.fromkeys(datasets)]
@@ -307,8 +342,11 @@ def questions_of(
         "seed": seed,
         "skipped_rows": len(skipped),
     }
+    if repeated:
+        description["repeated"] = repeated
     of = ["the built-in hold-out" if name == HOLDOUT else name for name in names]
-    return Asked(order, description, f"the {len(items):,} questions of {', '.join(of)}")
+    different = "different " if repeated else ""
+    return Asked(order, description, f"the {len(items):,} {different}questions of {', '.join(of)}")
 
 
 def _fit(
@@ -324,7 +362,7 @@ def _fit(
 
     answers = labelled.answers
     if answers.too_long:
-        _say(f"{len(answers.too_long)} questions do not fit the context and are left out:")
+        say(f"{len(answers.too_long)} questions do not fit the context and are left out:")
         _list(answers.too_long)
     try:
         calibration, report = fit_calibration(
@@ -332,7 +370,7 @@ def _fit(
             binding=answers.binding,
             n_layer=answers.n_layer,
             truth=labelled.truth,
-            population=questions.population,
+            population=questions.population + labelled.part,
             holdout={
                 **questions.description,
                 "too_long": len(answers.too_long),
@@ -341,7 +379,7 @@ def _fit(
             **choices,
         )
     except (FitError, InfeasibleTarget):
-        _say(f"the answers are kept in {answers.folder / RECORDS}; trying again asks none of them")
+        say(f"the answers are kept in {answers.folder / RECORDS}; trying again asks none of them")
         raise
     claim = labelled.claim(calibration)
     calibration.save(answers.folder)
@@ -364,10 +402,11 @@ def _serve_command(folder: Path, settings: Settings) -> str:
 
 def _list(entries: Sequence[str]) -> None:
     for entry in entries[:_NAMED]:
-        _say(f"  {entry}")
+        say(f"  {entry}")
     if len(entries) > _NAMED:
-        _say(f"  ... and {len(entries) - _NAMED} more")
+        say(f"  ... and {len(entries) - _NAMED} more")
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """Tell people, without disturbing what is printed as the result."""
     click.echo(message, err=True)

@@ -38,7 +38,7 @@ def summary(result: Mapping[str, Any]) -> str:
         "",
         "            before  after calibration  by chance alone",
         *(
-            f"{label:10}  {_number(before):6}  {after:.4f}             {_number(chance)}"
+            f"{label:10}  {_number(before):6}  {after:.4f}             {_number(chance)}".rstrip()
             for label, before, after, chance in _errors(result)
         ),
         "",
@@ -77,9 +77,18 @@ def _with_large_model(result: Mapping[str, Any]) -> list[str]:
 def _certainty(result: Mapping[str, Any]) -> list[str]:
     """The certificate in words, and what stands against it."""
     if result["certificate"] is None:
-        return ["  measured, not certified: risk=R and loss=R come with a certificate"]
-    said = Certificate.from_dict(result["certificate"]).describe()
-    return ["", said, *([result["claim"]] if result.get("claim") else [])]
+        lines = ["  measured, not certified: risk=R and loss=R come with a certificate"]
+    else:
+        lines = ["", Certificate.from_dict(result["certificate"]).describe()]
+    if result.get("claim"):
+        return [*lines, result["claim"]]
+    if result["labels"] == "llm":
+        name = result["labelled_by"]
+        lines.append(
+            f"Right means here: agrees with {name}. Where {name} is wrong, so may be an answer "
+            "that counts as right."
+        )
+    return lines
 
 
 def _why(result: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`router calibrate`: from questions to an artifact, with the real model."""
+"""`router calibrate`: from questions to an artifact, with the real model and with a script's."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from click.testing import CliRunner, Result
 from calibration.artifact import Calibration
 from calibration.datasets import read_items
 from calibration.records import Record, RecordLog, fingerprint
-from calibration.thresholds import Target
 from router.binding import binding_of
 from router.cli import main
-from router.cli.calibrate import default_folder, summary
+from router.cli.calibrate import default_folder
 from router.engine.local import LocalEngine
 from router.engine.messages import EngineInfo
-from tests.calibration.test_fit import fitted, fitted_with_band
+from tests.router import colours
+from tests.router.colours import LocalModel, local_model
 from tests.router.samples import trace
-from uq.signals import SIGNAL_COST
+
+__all__ = ["local_model"]  # a fixture
 
 SMALL_ENGINE = ("--context", "256", "--slots", "4")
 N = 60
@@ -182,7 +183,15 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
         (("--method", "p_true"), "p_true reads p_true; add it to --signals"),
         (("--method", "p_ik", "--signals", "none"), "p_ik reads hidden; add it to --signals"),
         (("--signals", "hidden,magic"), "there is no signal 'magic'; there are hidden, p_true"),
-        (("--calibrator", "magic"), "'magic' is not one of"),
+        (("--target", "risk=0.1,risk=0.2"), "two targets of one kind"),
+        (("--target", "savings=max"), "savings=max needs something to hold"),
+        (("--target", "threshold=0.5", "--target", "risk=0.1"), "leaves nothing to choose"),
+        (("--calibrator", "magic"), "there is no calibrator 'magic'; there are auto, isotonic"),
+        (("--confidence", "1"), "1.0 is not in the range 0<x<1"),
+        (("--confidence", "nan"), "--confidence: it must be between 0 and 1"),
+        (("--labels", "llm"), "the built-in questions have answers; name a file"),
+        (("--labels", "llm", "--llm", "big"), "--llm: with --labels llm the upstream's answers"),
+        (("--judge",), "--judge: the upstream judges where labels are its own"),
         (("--limit", "0"), "0 is not in the range"),
         (("--dataset", "gone.jsonl"), "can't read gone.jsonl"),
     ],
@@ -206,90 +215,82 @@ def test_default_folder(path: str, folder: str) -> None:
     assert default_folder(path) == folder
 
 
-def test_summary() -> None:
-    result = {
-        "n": 200,
-        "accuracy": 0.475,
-        "method": "margin",
-        "estimators": {
-            "perplexity": {"auroc": 0.6, "auroc_ci": (0.5, 0.7)},
-            "margin": {"auroc": 0.75, "auroc_ci": (0.7, 0.8)},
-            "broken": {"auroc": None, "auroc_ci": None},
-        },
-        "methods": {
-            "p_true": {"auroc": 0.8, "cost": 0.25, "value": 0.24},
-            "margin": {"auroc": 0.76, "cost": 0.0, "value": 0.26},
-        },
-        "spending": None,
-        "gate": None,
-        "early_stop": None,
-        "ece": {"before": 0.2, "after": 0.05},
-        "brier": {"before": 0.3, "after": 0.2},
-        "threshold": 0.5,
-        "escalation_ratio": 1.0,
-        "accuracy_kept": None,
-    }
-    lines = summary(result, Target("escalation", 0.3)).splitlines()
-    assert lines == [
-        "200 answers, 47.5% of them right",
-        "",
-        "score       AUROC  95% interval",
-        "margin      0.750  0.700 to 0.800  <- decides",
-        "perplexity  0.600  0.500 to 0.700",
-        "too few known scores (see --signals): broken",
-        "",
-        "score   AUROC  cost  value = (AUROC - 0.5) / (1 + cost), on the fit part",
-        "margin  0.760  0.00  0.260  <- decides",
-        "p_true  0.800  0.25  0.240",
-        "",
-        "       before  after calibration",
-        "ECE    0.2000  0.0500",
-        "Brier  0.3000  0.2000",
-        "",
-        "threshold 0.5000, chosen for escalation=0.3:",
-        "  sent to the large model  100.0%",
-        "  right among what is kept n/a, nothing is kept",
-    ]
+class TestTargets:
+    """With a model that is 97% right where it is sure, on half of the questions, else 35%."""
 
+    @pytest.fixture
+    def colours_file(self, tmp_path: Path, local_model: LocalModel) -> Path:  # noqa: ARG002 - used
+        return colours.written(
+            tmp_path / "own.jsonl", [colours.question(i) for i in range(colours.N)]
+        )
 
-def test_summary_shows_what_looking_closer_buys_and_what_is_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(SIGNAL_COST, "p_true", 0.25)
-    calibration, report = fitted_with_band()
-    spending = report.spending
-    assert calibration.band is not None
-    assert spending is not None
-    assert spending.share_of_gain is not None
-    result = {
-        **report.to_json(),
-        "gate": {"gated": 0.1, "lost": 0.015, "max_lost": 0.02, "probe": "p_ik", "above": 0.9},
-        "early_stop": {"stopped": 0.2, "lost": 0.01, "max_lost": 0.02, "saved": 0.15},
-    }
-    lines = summary(result, Target("escalation", 0.3)).splitlines()
-    first = lines.index("look        cost  AUROC, on the test part")
-    share = f"{spending.share:.1%}"
-    assert lines[first + 1 : first + 8] == [
-        f"cheapest    1.00  {spending.cheapest.auroc:.3f}  {calibration.band.method} alone",
-        f"adaptive    {spending.adaptive.cost:.2f}  {spending.adaptive.auroc:.3f}  "
-        f"stack for {share}",
-        f"everything  1.25  {spending.everything.auroc:.3f}  stack for all",
-        f"adaptive reaches {spending.share_of_gain:.1%} of the gain for {share} of the extra cost",
-        "",
-        "gate: 10.0% of the answers are not begun; 1.5% (set for at most 2.0%) of the right ones "
-        "are lost",
-        "early stop: 20.0% are broken off, which spares 15.0% of the tokens; 1.0% (set for at most "
-        "2.0%) of those to keep are lost",
-    ]
+    @staticmethod
+    def calibrated(data: Path, *words: str) -> Result:
+        out = data.parent / "made"
+        shared = ("--signals", "none", "--method", "perplexity", "--calibrator", "platt")
+        return colours.run("calibrate", "--dataset", data, "--out", out, *shared, *words)
 
+    def test_a_risk_is_certified_within_a_budget(self, colours_file: Path) -> None:
+        result = self.calibrated(
+            colours_file,
+            "--target",
+            "risk=0.2",
+            "--target",
+            "escalation=0.7",
+            "--confidence",
+            "0.9",
+        )
+        assert result.exit_code == 0, result.stderr
+        assert (
+            "With 90% confidence, at most 20% of the answers kept are wrong, for questions drawn "
+            "like the 250 questions of own.jsonl" in result.stdout
+        )
+        made = Calibration.load(colours_file.parent / "made")
+        assert (made.target, made.confidence) == ("risk=0.2, escalation=0.7", 0.9)
+        assert (made.population, made.labels) == ("the 250 questions of own.jsonl", "gold")
+        certificate = made.operating_point.certificate
+        assert certificate is not None
+        assert [claim.target for claim in certificate.claims] == ["risk=0.2"]
+        assert certificate.threshold == made.threshold
+        assert made.early_stop is None
+        assert made.operating_point.escalation_ratio <= 0.7
 
-def test_summary_shows_the_best_methods_and_the_one_that_decides() -> None:
-    _, report = fitted()
-    result = report.to_json()
-    ranked = sorted(result["methods"], key=lambda name: -result["methods"][name]["value"])
-    result["method"] = ranked[-1]
-    lines = summary(result, Target("escalation", 0.3)).splitlines()
-    first = next(i for i, line in enumerate(lines) if "value = " in line) + 1
-    shown = [line.split()[0] for line in lines[first : lines.index("", first)]]
-    assert shown == [*ranked[:5], ranked[-1]]
-    assert lines[first + 5].endswith("<- decides")
+    def test_the_certificate_is_in_the_json(self, colours_file: Path) -> None:
+        found = json.loads(self.calibrated(colours_file, "--target", "risk=0.2", "--json").stdout)
+        assert found["certificate"]["population"] == "the 250 questions of own.jsonl"
+        assert found["certificate"]["claims"][0]["bound"] == 0.2
+        assert (found["labels"], found["claim"]) == ("gold", "")
+        page = (colours_file.parent / "made" / "report.html").read_text(encoding="utf-8")
+        assert "Certificate:" in page
+
+    def test_two_that_contradict(self, colours_file: Path, local_model: LocalModel) -> None:
+        words = ("--target", "risk=0.2", "--target", "escalation=0.2")
+        result = self.calibrated(colours_file, *words)
+        assert result.exit_code == 3
+        said = " ".join(result.stderr.split())
+        assert re.search(
+            r"risk=0.2 needs \d+% escalated, escalation=0.2 allows 20%: \d+ points apart; ask for "
+            r"risk=[\d.]+ or escalation=[\d.]+",
+            said,
+        )
+        folder = colours_file.parent / "made"
+        assert f"the answers are kept in {folder / 'records.jsonl'}" in said
+        assert sorted(path.name for path in folder.iterdir()) == ["records.jsonl"]
+
+        assert len(local_model.asked) == colours.N
+        assert self.calibrated(colours_file, "--target", "risk=0.2").exit_code == 0
+        assert len(local_model.asked) == colours.N
+
+    def test_a_risk_that_no_threshold_keeps(self, colours_file: Path) -> None:
+        self.calibrated(colours_file, "--target", "escalation=0.3")
+        before = Calibration.load(colours_file.parent / "made").id
+        result = self.calibrated(colours_file, "--target", "risk=0.01")
+        assert result.exit_code == 3
+        assert "error: risk=0.01 can't be certified with 95% confidence on 100" in result.stderr
+        assert "Whatever the method, risk=0.01 needs at least" in result.stderr
+        assert Calibration.load(colours_file.parent / "made").id == before
+
+    def test_what_is_only_measured_says_so(self, colours_file: Path) -> None:
+        result = self.calibrated(colours_file, "--target", "threshold=0.6")
+        assert "threshold 0.6000, chosen for threshold=0.6" in result.stdout
+        assert "measured, not certified" in result.stdout
