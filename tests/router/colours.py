@@ -108,13 +108,18 @@ class LocalModel(NoFollowUps):
 @pytest.fixture
 def local_model(monkeypatch: pytest.MonkeyPatch) -> LocalModel:
     """Takes the engine's place for commands that ask a set of questions."""
+    return put_in_place(monkeypatch)
+
+
+def put_in_place(patch: pytest.MonkeyPatch) -> LocalModel:
+    """Do what `local_model` does, for a fixture of a wider scope."""
     model = LocalModel()
 
     @asynccontextmanager
     async def opened(settings: Settings) -> AsyncIterator[LocalModel]:  # noqa: ARG001 - an opener
         yield model
 
-    monkeypatch.setattr("router.cli.collecting.open_engine", opened)
+    patch.setattr("router.cli.collecting.open_engine", opened)
     return model
 
 
