@@ -192,8 +192,10 @@ class TestFile:
         back = load_probes(path)
         assert set(back) == {"trained/probe", "linear"}
         states = np.random.default_rng(0).normal(size=(20, 5))
-        assert np.array_equal(back["linear"].predict(states), linear(5).predict(states))
-        mine = back["trained/probe"]
+        straight, mine = back["linear"], back["trained/probe"]
+        assert isinstance(straight, Probe)
+        assert isinstance(mine, Probe)
+        assert np.array_equal(straight.predict(states), linear(5).predict(states))
         assert (mine.input, mine.slope) == (by_hand().input, by_hand().slope)
         assert np.array_equal(mine.predict(states[:, :2]), by_hand().predict(states[:, :2]))
 
