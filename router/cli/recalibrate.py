@@ -122,6 +122,8 @@ def recalibrate(
         click.echo(json.dumps(result))
         return
     click.echo(str(live))
+    if live.feedback is not None:
+        click.echo(_what_would_be_kept(new, *result["live"].values()))
     click.echo("\n".join(result["differences"] or ["nothing has changed"]))
     click.echo(f"\n{folder / REPORT} shows the curves.")
     click.echo("A gateway on this folder takes it over at SIGHUP or POST /v1/calibration/reload.")
@@ -158,8 +160,36 @@ def _result(old: Calibration, new: Calibration, live: _Live, folder: Path | None
         "differences": difference(old, new),
         "feedback": live.n_used,
         "feedback_unused": live.n_unused,
+        "live": _kept_live(new, live.feedback),
         "artifact": None if folder is None else str(folder),
     }
+
+
+def _kept_live(new: Calibration, feedback: Feedback | None) -> dict[str, Any] | None:
+    """How many labelled live answers `new` would keep, and the share of wrong ones, weighted."""
+    if feedback is None:
+        return None
+    unknown = dict.fromkeys((new.method, new.first_look), math.nan)
+    kept = [
+        new.p_correct({**unknown, **{name: float(u[i]) for name, u in feedback.scores.items()}})
+        >= new.threshold
+        for i in range(len(feedback))
+    ]
+    n, weight = sum(kept), float(feedback.weight[kept].sum())
+    wrong = float(feedback.weight[kept][~feedback.correct[kept]].sum()) / weight if n else None
+    return {"kept": n, "wrong": wrong}
+
+
+def _what_would_be_kept(new: Calibration, kept: int, wrong: float | None) -> str:
+    """The live error beside the certificate, which is about the questions of the hold-out alone."""
+    if wrong is None:
+        return "None of them would be kept."
+    said = f"{kept} of them would be kept; by weight, {wrong:.1%} of those are wrong"
+    certificate = new.operating_point.certificate
+    bounds = [it.bound for it in certificate.claims if it.kind == "risk"] if certificate else []
+    if bounds:
+        said += f", where at most {bounds[0]:.1%} is certified for {new.population}"
+    return f"{said}."
 
 
 def _same_questions(old: Calibration, datasets: Sequence[str]) -> Asked:

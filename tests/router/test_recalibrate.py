@@ -126,7 +126,10 @@ class TestLearning:
         assert result.exit_code == 0, result.stderr
         assert local_model.asked == []
         lines = result.stdout.splitlines()
-        assert lines[0] == "120 labelled live answers to learn from."
+        assert lines[:2] == [
+            "120 labelled live answers to learn from.",
+            "120 of them would be kept; by weight, 100.0% of those are wrong.",
+        ]
         assert any(line.startswith("threshold: 0.") and " -> 0." in line for line in lines)
         assert "population, feedback: none -> 120" in lines
         assert "SIGHUP or POST /v1/calibration/reload" in lines[-1]
@@ -163,11 +166,24 @@ class TestLearning:
         new = in_use(data)
         assert (found["id"], found["previous"]) == (new.id, old.id)
         assert (found["feedback"], found["feedback_unused"]) == (20, 0)
+        assert found["live"] == {"kept": 20, "wrong": 0.0}
         assert found["artifact"] == str(data.parent / "made")
         assert found["differences"]
         certificate = new.operating_point.certificate
         assert certificate is not None
         assert (certificate.confidence, certificate.claims[0].bound) == (0.9, 0.3)
+
+    def test_the_live_error_stands_beside_the_certificate(self, data: Path) -> None:
+        calibrated(data, "--target", "risk=0.2")
+        audited = labelled([decided(i) for i in range(3)], inclusion=0.1)
+        asked_anyway = labelled((decided(i) for i in range(3, 13)), correct=True)
+        unsure = labelled([decided(i, scores={"perplexity": 0.9}) for i in range(13, 20)])
+        keep([*audited, *asked_anyway, *unsure])
+        result = recalibrated(data)
+        assert result.stdout.splitlines()[1] == (
+            "13 of them would be kept; by weight, 75.0% of those are wrong, where at most 20.0% is "
+            "certified for the 250 questions of own.jsonl."
+        )
 
     def test_what_the_large_model_was_known_to_get_right(self, data: Path) -> None:
         written(data, [question(i, llm={"a": i % 2 > 0, "b": True}) for i in range(N)])
