@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import openai
@@ -41,11 +40,21 @@ def test_easy_questions_are_kept_and_hard_ones_escalated(client: RouterClient) -
         assert answer.router.p_correct >= answer.router.threshold
         assert answer.router.cost_usd == 0
         assert answer.router.saved_usd > 0
+    # The threshold is certified behind the gate, which a share of the queries is spared.
+    certificates = [it for a in kept if (it := a.router.certificate) is not None]
+    assert certificates
+    for certificate in certificates:
+        assert certificate["threshold"] == kept[0].router.threshold
+        assert [claim["target"] for claim in certificate["claims"]] == ["risk=0.3"]
+    assert {answer.router.reason for answer in escalated} <= {"uncertain", "gated"}
     for answer in escalated:
-        assert answer.router.reason == "uncertain"
-        assert answer.router.p_correct is None or (
-            answer.router.p_correct < (answer.router.threshold or math.inf)
-        )
+        if answer.router.reason == "gated":  # before there was an answer to judge
+            assert answer.router.p_correct is None
+            assert set(answer.router.uncertainty) == {"p_ik"}
+        else:
+            assert answer.router.p_correct is not None
+            assert answer.router.threshold is not None
+            assert answer.router.p_correct < answer.router.threshold
         assert answer.router.cost_usd > 0
         assert answer.text
     assert all(a.router.uncertainty for a in answers)
