@@ -1,6 +1,7 @@
 """A small model that knows colours by a script, questions for it, and a large one to ask.
 
-Whoever calibrates it needs no weights: `local_model` stands in for the engine.
+Whoever calibrates it needs no weights: `local_model` stands in for the engine. Intervals are then
+of few resamples.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner, Result
 
+from calibration.fit import fit_calibration
 from router.cli import main
 from router.config import Settings
 from router.engine.messages import (
@@ -120,6 +122,9 @@ def put_in_place(patch: pytest.MonkeyPatch) -> LocalModel:
         yield model
 
     patch.setattr("router.cli.collecting.open_engine", opened)
+    defaults = fit_calibration.__kwdefaults__
+    assert defaults is not None
+    patch.setitem(defaults, "n_boot", 20)  # with as many as usual it takes half as long again
     return model
 
 
