@@ -49,7 +49,7 @@ import numpy as np
 from benchmarks.serve import machine
 from calibration.datasets import read_items
 from calibration.items import Item
-from router.engine.llama import Context, FloatRow
+from router.engine.context import Context, FloatRow
 from router.engine.local import LocalEngine, usable_cores
 from router.engine.messages import Completion, EngineConfig, GenerateRequest, Message, Sampler
 from router.engine.sampling import StepReader, TokenStatistics

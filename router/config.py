@@ -37,6 +37,9 @@ _NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "ROUTER_SHARED_DATA"})
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+KVType = Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+"""How llama.cpp can keep a key or a value."""
+
 
 class Settings(BaseSettings):
     """All that can be configured. Frozen; made by `load_settings`, or directly in tests.
@@ -150,7 +153,34 @@ class Settings(BaseSettings):
     )
     n_gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         default="auto",
-        description="Layers to offload to a GPU; auto offloads all where the build can",
+        description="Layers to offload to a GPU; auto offloads as many as fit into its memory",
+    )
+    main_gpu: int = Field(
+        default=0, ge=0, le=255, description="GPU for what is not split among several"
+    )
+    tensor_split: str = Field(
+        default="",
+        pattern=r"^\s*(\d+(\.\d+)?(\s*,\s*\d+(\.\d+)?)*)?\s*$",
+        description="Shares of the layers for each GPU, such as 3,1; empty goes by free memory",
+    )
+    flash_attn: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Whether attention is computed by the fused kernel"
+    )
+    kv_type_k: KVType = Field(
+        default="auto", description="Type in which the cache keeps keys; auto suits the device"
+    )
+    kv_type_v: KVType = Field(
+        default="auto", description="Type in which the cache keeps values; auto suits the device"
+    )
+    mmap: Literal["on", "off"] = Field(
+        default="on", description="Whether the model file is mapped into memory instead of read"
+    )
+    mlock: Literal["on", "off"] = Field(
+        default="off", description="Whether the model is kept from being swapped out"
+    )
+    numa: Literal["off", "distribute", "isolate"] = Field(
+        default="off",
+        description="Threads on a machine of several memory nodes: over all nodes, or on one",
     )
     context: int = Field(
         default=2048,
@@ -166,6 +196,25 @@ class Settings(BaseSettings):
         ge=0,
         le=100_000,
         description="Requests that may wait for a slot before it says busy",
+    )
+    prefill_chunk: int = Field(
+        default=256,
+        ge=16,
+        le=65_536,
+        description="Prompt tokens read at once; between two chunks others get their next token",
+    )
+    speculative: Literal["off", "lookup", "draft"] = Field(
+        default="off",
+        description="Guess several tokens at once: from the text before them, or by a draft model",
+    )
+    draft_model: str = Field(
+        default="",
+        description="Smaller model of the same vocabulary that guesses, for speculative = draft",
+    )
+    draft_tokens: int = Field(default=8, ge=1, le=64, description="Tokens guessed at once, at most")
+    prefix_folder: str = Field(
+        default="",
+        description="Folder that keeps what was read of system prompts across restarts",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log lines to print"
@@ -390,6 +439,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 _ALLOWED = {
+    "tensor_split": "numbers with commas between them, such as 3,1",
     "upstream": "a URL such as http://127.0.0.1:9000/v1",
     "redis_url": "a URL such as redis://127.0.0.1:6379/0",
     "upstream_key_env": "the name of an environment variable, not the key itself",

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 
 from router.config import Settings
 from router.engine.engine import Engine
 from router.engine.messages import EngineConfig
+from router.errors import ModelError
 from router.models import Progress, resolve_model
+
+# Read by GNU OpenMP when llama.cpp's libraries are loaded: how long a thread spins while it waits
+# for the others, before it sleeps. With OpenMP's own default it all but stops as soon as another
+# program wants a core; without spinning it is slow on a quiet machine (docs/performance.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["Engine", "engine_config", "local_engine", "open_engine"]
 
@@ -24,8 +31,31 @@ def engine_config(settings: Settings, *, on_progress: Progress | None = None) ->
         slots=settings.slots,
         queue=settings.queue,
         threads=settings.threads,
+        prefill_chunk=settings.prefill_chunk,
         n_gpu_layers=settings.n_gpu_layers,
+        main_gpu=settings.main_gpu,
+        tensor_split=tuple(float(share) for share in settings.tensor_split.split(",") if share),
+        flash_attn=settings.flash_attn,
+        kv_type_k=settings.kv_type_k,
+        kv_type_v=settings.kv_type_v,
+        mmap=settings.mmap == "on",
+        mlock=settings.mlock == "on",
+        numa=settings.numa,
+        speculative=settings.speculative,
+        draft_model_path=_draft_model(settings, on_progress),
+        draft_tokens=settings.draft_tokens,
+        prefix_folder=settings.prefix_folder,
     )
+
+
+def _draft_model(settings: Settings, on_progress: Progress | None) -> str:
+    if settings.speculative != "draft":
+        return ""
+    if not settings.draft_model:
+        raise ModelError(
+            "speculative = draft needs a draft_model: a smaller GGUF of the same vocabulary"
+        )
+    return str(resolve_model(settings.draft_model, on_progress=on_progress))
 
 
 def local_engine(settings: Settings) -> Engine:

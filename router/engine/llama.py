@@ -1,7 +1,6 @@
-"""The only file that touches llama-cpp-python's low-level (ctypes) API.
+"""The weights and the vocabulary, through llama-cpp-python's low-level (ctypes) API.
 
-`Model` owns the weights and the vocabulary, `Context` one KV cache and the batch that feeds it.
-The vocabulary may be read from any thread; a context belongs to one thread at a time.
+Only this file, `context.py` and `tap.py` touch that API. A `Model` may be read from any thread.
 """
 
 from __future__ import annotations
@@ -9,32 +8,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-# Read by GNU OpenMP when llama.cpp's libraries are loaded: how long a thread spins while it waits
-# for the others, before it sleeps. With OpenMP's own default it all but stops as soon as another
-# program wants a core; without spinning it is slow on a quiet machine (docs/performance.md).
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from llama_cpp import _ggml
 from llama_cpp import llama_cpp as lib
 
-from router.engine.tap import Tap
-from router.errors import EngineError, ModelError
-
-FloatRow = NDArray[np.float32]
+from router.errors import ModelError
 
 log = logging.getLogger("router.engine.llama")
 
-_NO_SPACE_IN_CACHE = 1
 _COMPLAINTS = (3, 4)  # GGML_LOG_LEVEL_WARN, _ERROR
 _KEEP_LOG_LINES = 20
 _recent_log: list[str] = []
@@ -55,7 +39,12 @@ def _init_backend() -> None:
     lib.llama_backend_init()
 
 
-def _why() -> str:
+def forget_complaints() -> None:
+    """What llama.cpp complains about from now on is another matter."""
+    _recent_log.clear()
+
+
+def complaints() -> str:
     """The last things llama.cpp complained about; it reports reasons only through its log."""
     lines = list(dict.fromkeys(_recent_log))
     return "; llama.cpp says: " + " | ".join(lines[-3:]) if lines else ""
@@ -113,27 +102,51 @@ def devices() -> list[Device]:
 _DEVICE_GPU, _DEVICE_IGPU = 1, 2
 
 
-class Model:
-    """A GGUF in memory. Raises ModelError when llama.cpp can't load it.
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Where the weights go.
 
-    `n_gpu_layers` is ``"auto"`` (everything, when the build supports offload) or a number.
+    Attributes
+    ----------
+    n_gpu_layers : layers to offload; -1 offloads all where the build can.
+    main_gpu : the device for what is not split.
+    tensor_split : shares of the layers for each device, in their order; empty leaves it to
+        llama.cpp.
+    mmap : map the file instead of reading it: pages are shared and loaded when first used.
+    mlock : keep the weights from being swapped out.
     """
 
-    def __init__(self, path: Path, *, n_gpu_layers: int | str = "auto") -> None:
+    n_gpu_layers: int = -1
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
+    mmap: bool = True
+    mlock: bool = False
+
+
+class Model:
+    """A GGUF in memory. Raises ModelError when llama.cpp can't load it."""
+
+    def __init__(self, path: Path, options: LoadOptions = LoadOptions()) -> None:
         _init_backend()
-        _recent_log.clear()
+        forget_complaints()
         params = lib.llama_model_default_params()
         offload = supports_offload()
-        params.n_gpu_layers = (-1 if offload else 0) if n_gpu_layers == "auto" else n_gpu_layers
-        self._model = lib.llama_model_load_from_file(str(path).encode(), params)
-        if not self._model:
-            raise ModelError(f"llama.cpp could not load {path}{_why()}")
+        params.n_gpu_layers = options.n_gpu_layers if offload else 0
+        params.main_gpu = options.main_gpu
+        params.use_mmap, params.use_mlock = options.mmap, options.mlock
+        if options.tensor_split:
+            shares = (ctypes.c_float * lib.llama_max_devices())(*options.tensor_split)
+            params.tensor_split = shares
+        self.handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            raise ModelError(f"llama.cpp could not load {path}{complaints()}")
         self.path = path
-        self._vocab = lib.llama_model_get_vocab(self._model)
+        self._vocab = lib.llama_model_get_vocab(self.handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
-        self.n_layer: int = lib.llama_model_n_layer(self._model)
-        self.n_embd: int = lib.llama_model_n_embd(self._model)
-        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
+        self.n_layer: int = lib.llama_model_n_layer(self.handle)
+        self.n_embd: int = lib.llama_model_n_embd(self.handle)
+        self.n_embd_head = self._head_width()
+        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
         self.n_offloaded = _offloaded_layers(int(params.n_gpu_layers), self.n_layer, offload)
         self.bos: int = lib.llama_vocab_bos(self._vocab)
         self.eos: int = lib.llama_vocab_eos(self._vocab)
@@ -148,29 +161,34 @@ class Model:
         size = 1 << 10
         while True:
             buffer = ctypes.create_string_buffer(size)
-            length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
+            length = lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, size)
             if length < 0:
                 return None
             if length < size:
                 return buffer.value.decode(errors="replace")
             size = length + 1
 
+    def _head_width(self) -> int:
+        """Length of one attention head's keys."""
+        stated = self.meta(f"{self.meta('general.architecture')}.attention.key_length")
+        return int(stated) if stated else self.n_embd // int(lib.llama_model_n_head(self.handle))
+
     @property
     def chat_template(self) -> str | None:
         """The GGUF's own chat template (Jinja), or None."""
-        template = lib.llama_model_chat_template(self._model, None)
+        template = lib.llama_model_chat_template(self.handle, None)
         return template.decode() if template else None
 
     @property
     def quantisation(self) -> str:
         """llama.cpp's name of the file type, such as ``Q4_1`` or ``Q4_K - Medium``."""
-        name = lib.llama_ftype_name(lib.llama_model_ftype(self._model))
+        name = lib.llama_ftype_name(lib.llama_model_ftype(self.handle))
         return name.decode() if name else "unknown"
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return int(lib.llama_model_size(self._model))
+        return int(lib.llama_model_size(self.handle))
 
     def is_end(self, token: int) -> bool:
         """Whether `token` ends a generation (EOS, EOT, ...)."""
@@ -211,149 +229,12 @@ class Model:
 
     def close(self) -> None:
         """Free the weights. Contexts on them must be closed before."""
-        if self._model:
-            lib.llama_model_free(self._model)
-            self._model = None
+        if self.handle:
+            lib.llama_model_free(self.handle)
+            self.handle = None
 
 
 def _offloaded_layers(n_gpu_layers: int, n_layer: int, supported: bool) -> int:
     if not supported:
         return 0
     return n_layer + 1 if n_gpu_layers < 0 else min(n_gpu_layers, n_layer + 1)
-
-
-class Context:
-    """A KV cache of `n_context` tokens for each of `n_seq` sequences, and the batch that feeds it.
-
-    Each sequence has a cache of its own (not llama.cpp's unified one), and flash attention is off.
-    On CPU this makes an answer's every bit independent of how its prompt was chunked and of what
-    else is in the batch; a unified cache or flash attention moves logits by up to 0.6, enough to
-    turn a greedy answer and its uncertainty (tests/router/test_engine_parity.py).
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        *,
-        n_context: int,
-        n_seq: int,
-        n_batch: int,
-        n_threads: int,
-        tap: Tap | None = None,
-    ) -> None:
-        _recent_log.clear()
-        params = lib.llama_context_default_params()
-        params.n_ctx = n_context * n_seq
-        params.n_batch = params.n_ubatch = n_batch
-        params.n_seq_max = n_seq
-        params.n_threads = params.n_threads_batch = n_threads
-        params.kv_unified = False
-        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.no_perf = True
-        if tap is not None:
-            params.cb_eval, params.cb_eval_user_data = tap.callback, tap.user_data
-        self.tap = tap  # also keeps alive what llama.cpp calls and writes to
-        self._context = lib.llama_init_from_model(model._model, params)
-        if not self._context:
-            raise EngineError(
-                f"llama.cpp could not make a context of {n_context} tokens for each of {n_seq} "
-                f"sequences; lower `context` or `slots`{_why()}"
-            )
-        self._memory = lib.llama_get_memory(self._context)
-        self._n_vocab = model.n_vocab
-        self._batch = _Batch(n_batch)
-
-    def decode(self, entries: Sequence[BatchEntry]) -> None:
-        """Run the model over all tokens of `entries` in one batch.
-
-        Raises EngineError when llama.cpp fails; the sequences involved must then be cleared.
-        """
-        self._batch.fill(entries)
-        status = lib.llama_decode(self._context, self._batch.struct)
-        if status == _NO_SPACE_IN_CACHE:
-            raise EngineError("the engine's cache has no room for another token")
-        if status != 0:
-            raise EngineError(f"llama_decode failed with status {status}{_why()}")
-
-    def logits(self, index: int) -> FloatRow:
-        """The logits of the batch's token `index`; a view that the next decode overwrites."""
-        pointer = lib.llama_get_logits_ith(self._context, index)
-        if not pointer:
-            raise EngineError(f"no logits for token {index} of the batch")
-        return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
-
-    def clear(self, seq: int, start: int = 0) -> None:
-        """Forget the tokens of `seq` from position `start` on."""
-        lib.llama_memory_seq_rm(self._memory, seq, start, -1)
-
-    def copy(self, source: int, target: int) -> None:
-        """Let the sequence `target` hold what `source` holds, at the next decode."""
-        lib.llama_memory_seq_rm(self._memory, target, 0, -1)
-        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-
-    def close(self) -> None:
-        """Free the cache."""
-        if self._context:
-            lib.llama_free(self._context)
-            self._context = None
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class BatchEntry:
-    """Consecutive tokens of one sequence, the first at position `start`."""
-
-    seq: int
-    tokens: Sequence[int]
-    start: int
-    want_logits: bool
-    """Whether the logits after the last of `tokens` are wanted."""
-    want_all: bool = False
-    """Whether those after each of `tokens` are."""
-
-
-class _Batch:
-    """A `llama_batch` over numpy arrays, so that filling it is a few slice assignments."""
-
-    def __init__(self, capacity: int) -> None:
-        self._token = np.zeros(capacity, np.int32)
-        self._pos = np.zeros(capacity, np.int32)
-        self._n_seq = np.ones(capacity, np.int32)
-        self._seq = np.zeros(capacity, np.int32)
-        self._logits = np.zeros(capacity, np.int8)
-        seq_pointer = ctypes.POINTER(ctypes.c_int32)
-        base, step = self._seq.ctypes.data, self._seq.itemsize
-        self._seq_pointers = (seq_pointer * capacity)(
-            *(ctypes.cast(base + i * step, seq_pointer) for i in range(capacity))
-        )
-        self.struct = lib.llama_batch(
-            n_tokens=0,
-            token=self._token.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            embd=None,
-            pos=self._pos.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            n_seq_id=self._n_seq.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            seq_id=self._seq_pointers,
-            logits=self._logits.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def fill(self, entries: Sequence[BatchEntry]) -> None:
-        n = 0
-        for entry in entries:
-            end = n + len(entry.tokens)
-            self._token[n:end] = entry.tokens
-            self._pos[n:end] = np.arange(entry.start, entry.start + end - n)
-            self._seq[n:end] = entry.seq
-            self._logits[n:end] = entry.want_all
-            self._logits[end - 1] = entry.want_logits or entry.want_all
-            n = end
-        self.struct.n_tokens = n

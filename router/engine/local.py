@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from router.engine.chat import ChatTemplate
+from router.engine.context import Context, KVTypes
 from router.engine.job import Event, Sink
-from router.engine.llama import Context, Model, build_version, devices
+from router.engine.llama import LoadOptions, Model, build_version, devices
 from router.engine.messages import (
     Completion,
     EngineConfig,
@@ -159,7 +160,7 @@ class _Parts:
     def __init__(self, config: EngineConfig) -> None:
         path = Path(config.model_path)
         threads = config.threads or usable_cores()
-        self.model = Model(path, n_gpu_layers=config.n_gpu_layers)
+        self.model = Model(path, _load_options(config))
         try:
             self.template = ChatTemplate(self.model)
             layers = _hidden_layers(config, self.model.n_layer)
@@ -169,6 +170,8 @@ class _Parts:
                 n_seq=config.slots,
                 n_batch=max(PREFILL_CHUNK, config.slots),
                 n_threads=threads,
+                kv_types=KVTypes.suited_to(self.model, config.kv_type_k, config.kv_type_v),
+                flash_attn=config.flash_attn,
                 tap=Tap(layers, width=self.model.n_embd, capacity=config.slots) if layers else None,
             )
         except Exception:
@@ -227,6 +230,16 @@ class _Parts:
         self.scheduler.close()
         self.context.close()
         self.model.close()
+
+
+def _load_options(config: EngineConfig) -> LoadOptions:
+    return LoadOptions(
+        n_gpu_layers=-1 if config.n_gpu_layers == "auto" else int(config.n_gpu_layers),
+        main_gpu=config.main_gpu,
+        tensor_split=config.tensor_split,
+        mmap=config.mmap,
+        mlock=config.mlock,
+    )
 
 
 def _hidden_layers(config: EngineConfig, n_layer: int) -> tuple[int, ...]:

@@ -153,7 +153,18 @@ class EngineConfig:
     slots : requests worked on at once; the cache holds `context` tokens for each.
     queue : requests that may wait for a slot before one is refused as busy.
     threads : CPU threads; 0 takes one per physical core that this process may use.
-    n_gpu_layers : ``"auto"`` offloads everything when the build can, else a number of layers.
+    prefill_chunk : prompt tokens read at once; between two chunks the others get their tokens.
+    n_gpu_layers : ``"auto"`` offloads as many layers as fit, else a number of layers.
+    main_gpu : the device for what is not split among several.
+    tensor_split : share of the layers for each device; empty lets llama.cpp choose.
+    flash_attn : ``"auto"``, ``"on"`` or ``"off"``.
+    kv_type_k, kv_type_v : ggml's name of the type of cached keys and values, or ``"auto"``.
+    mmap, mlock : map the model file into memory; keep it there.
+    numa : ``"off"``, or how llama.cpp places its threads: ``"distribute"``, ``"isolate"``.
+    speculative : ``"off"``, ``"lookup"`` (guess what the text before says) or ``"draft"``.
+    draft_model_path : the GGUF that guesses, of the same vocabulary; for ``"draft"`` only.
+    draft_tokens : most tokens guessed at once.
+    prefix_folder : where system prompts' caches are kept across restarts; empty for nowhere.
     hidden_layers : layers whose states a request may ask for, negative ones counted from the end;
         None takes `default_hidden_layers`, an empty tuple none.
     """
@@ -163,7 +174,20 @@ class EngineConfig:
     slots: int = 8
     queue: int = 64
     threads: int = 0
+    prefill_chunk: int = 256
     n_gpu_layers: int | str = "auto"
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
+    flash_attn: str = "auto"
+    kv_type_k: str = "auto"
+    kv_type_v: str = "auto"
+    mmap: bool = True
+    mlock: bool = False
+    numa: str = "off"
+    speculative: str = "off"
+    draft_model_path: str = ""
+    draft_tokens: int = 8
+    prefix_folder: str = ""
     hidden_layers: tuple[int, ...] | None = None
 
 

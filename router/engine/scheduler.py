@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from router.engine.context import BatchEntry, Context
 from router.engine.hidden import HiddenSums
 from router.engine.job import Job, Sink
-from router.engine.llama import BatchEntry, Context, Model
+from router.engine.llama import Model
 from router.engine.messages import (
     Completion,
     EngineStats,

@@ -28,7 +28,13 @@ def request(question: str) -> GenerateRequest:
 def theirs(model_path: Path) -> list[tuple[str, list[float]]]:
     """Answer text and log-probabilities by the high-level class."""
     llama = llama_cpp.Llama(
-        str(model_path), n_ctx=512, n_batch=PREFILL_CHUNK, logits_all=True, verbose=False
+        str(model_path),
+        n_ctx=512,
+        n_batch=PREFILL_CHUNK,
+        logits_all=True,
+        flash_attn=True,
+        type_k=llama_cpp.GGML_TYPE_Q8_0,
+        verbose=False,
     )
     answers: list[tuple[str, list[float]]] = []
     for question in QUESTIONS:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.engine.llama import BatchEntry, Context, Model
+from router.engine.context import BatchEntry, Context
+from router.engine.llama import Model
 from router.engine.local import LocalEngine
 from router.engine.messages import EngineConfig, GenerateRequest, Message, default_hidden_layers
 from router.engine.tap import COMPILED, Copy, Tap
