@@ -134,6 +134,34 @@ class Context:
         lib.llama_memory_seq_rm(self._memory, target, 0, -1)
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
+    def save(self, seq: int) -> bytes:
+        """The keys and values that `seq` holds, for `load` into a context made the same way.
+
+        A sequence that was the target of `copy` holds nothing before the next decode. Raises
+        EngineError when llama.cpp gives nothing.
+        """
+        forget_complaints()
+        size = lib.llama_state_seq_get_size(self._context, seq)
+        buffer = (ctypes.c_uint8 * size)()
+        written = lib.llama_state_seq_get_data(self._context, buffer, size, seq)
+        if not size or written != size:
+            raise EngineError(f"llama.cpp can't save sequence {seq}{complaints()}")
+        return bytes(buffer)
+
+    def load(self, seq: int, state: bytes) -> None:
+        """Let `seq` hold what `save` returned, instead of what it held.
+
+        llama.cpp trusts the positions and counts in `state`; give it nothing that may be damaged.
+        Raises EngineError when it refuses, as it does for another number of sequences, other types
+        of keys and values, or more tokens than fit; `seq` is empty then.
+        """
+        forget_complaints()
+        pointer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        read = lib.llama_state_seq_set_data(self._context, pointer, len(state), seq)
+        if not state or read != len(state):
+            self.clear(seq)
+            raise EngineError(f"llama.cpp can't load a state into sequence {seq}{complaints()}")
+
     def close(self) -> None:
         """Free the cache."""
         if self._context:
