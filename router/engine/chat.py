@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, NoReturn, Protocol
 
 import jinja2
@@ -12,6 +14,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from router.engine.messages import Message
 from router.errors import ModelError, TemplateRefused
+
+_ANY_USER_TEXTS = ("a", "\n\n1", "  B")
+"""Different to a tokenizer from their first character on, so that none joins what is before."""
+
+_SYSTEM_TEXTS_KEPT = 64
 
 
 class Vocabulary(Protocol):
@@ -59,6 +66,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ModelError(f"the model's chat template can't be compiled: {error}") from error
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
+        self._system_tokens = functools.lru_cache(_SYSTEM_TEXTS_KEPT)(self._read_system_tokens)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt up to where the assistant's answer begins.
@@ -82,6 +90,27 @@ class ChatTemplate:
         has_bos = bool(self._bos) and prompt.startswith(self._bos)
         add_special = self._vocabulary.add_bos and not has_bos
         return self._vocabulary.tokenize(prompt, add_special=add_special, parse_special=True)
+
+    def system_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens with which a prompt of these leading system messages begins, whatever follows.
+
+        Without system messages they are those of the model's own system prompt, if it has one.
+        Nothing when the template refuses system messages. A template may still write a longer
+        conversation in another way: check that the prompt at hand does begin with these tokens.
+        """
+        system = takewhile(lambda message: message.role == "system", messages)
+        # Some templates state the date.
+        today = datetime.date.today()
+        return list(self._system_tokens(tuple(message.content for message in system), today))
+
+    def _read_system_tokens(self, system: tuple[str, ...], _: datetime.date) -> tuple[int, ...]:
+        before = [Message("system", text) for text in system]
+        try:
+            prompts = [self.tokens([*before, Message("user", text)]) for text in _ANY_USER_TEXTS]
+        except TemplateRefused:
+            return ()
+        columns = zip(*prompts, strict=False)
+        return tuple(column[0] for column in takewhile(lambda c: len(set(c)) == 1, columns))
 
 
 def _raise(message: str) -> NoReturn:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from router.engine import chat
 from router.engine.chat import ChatTemplate
 from router.engine.llama import Model
 from router.engine.messages import Message
@@ -85,3 +90,97 @@ def test_a_file_without_a_template_or_with_a_broken_one_is_named() -> None:
         ChatTemplate(Vocabulary(None))
     with pytest.raises(ModelError, match="can't be compiled"):
         ChatTemplate(Vocabulary("{% if %}"))
+
+
+SYSTEM_FIRST = (
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}[be kind]{% endif %}"
+    "[{{ m.role }}] {{ m.content }}{% endfor %}[assistant]"
+)
+
+
+def as_text(tokens: list[int]) -> str:
+    return "".join(chr(token) for token in tokens[1:])
+
+
+def test_system_tokens_end_where_the_user_begins_to_speak() -> None:
+    template = ChatTemplate(Vocabulary(SYSTEM_FIRST))
+    tokens = template.system_tokens([Message("system", "Be brief."), *HELLO])
+    assert as_text(tokens) == "[system] Be brief.[user] "
+
+
+def test_without_system_messages_they_are_the_models_own_system_prompt() -> None:
+    template = ChatTemplate(Vocabulary(SYSTEM_FIRST))
+    assert as_text(template.system_tokens(HELLO)) == "[be kind][user] "
+
+
+def test_only_leading_system_messages_belong_to_them() -> None:
+    template = ChatTemplate(Vocabulary(SYSTEM_FIRST))
+    messages = [Message("system", "One."), Message("system", "Two."), *HELLO]
+    both = "[system] One.[system] Two.[user] "
+    assert as_text(template.system_tokens(messages)) == both
+    assert as_text(template.system_tokens([*messages, Message("system", "Three.")])) == both
+
+
+def test_a_template_that_refuses_system_messages_has_no_system_tokens() -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}x"
+    template = ChatTemplate(Vocabulary(refusing))
+    assert template.system_tokens([Message("system", "Be brief."), *HELLO]) == []
+    assert as_text(template.system_tokens(HELLO)) == "x"
+
+
+def test_system_tokens_of_a_known_text_are_not_rendered_again() -> None:
+    class Counting(Vocabulary):
+        calls = 0
+
+        def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+            self.calls += 1
+            return super().tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    vocabulary = Counting(SYSTEM_FIRST)
+    template = ChatTemplate(vocabulary)
+    first = template.system_tokens(HELLO)
+    calls = vocabulary.calls
+    first.clear()
+    assert as_text(template.system_tokens([Message("user", "bye")])) == "[be kind][user] "
+    assert vocabulary.calls == calls
+    template.system_tokens([Message("system", "new"), *HELLO])
+    assert vocabulary.calls > calls
+
+
+def test_system_tokens_follow_the_date_that_a_template_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Calendar(datetime.datetime):
+        current = 1
+
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Calendar:
+            return cls(2026, 3, cls.current, tzinfo=tz)
+
+        @classmethod
+        def today(cls) -> Calendar:
+            return cls.now()
+
+    monkeypatch.setattr(chat, "datetime", SimpleNamespace(datetime=Calendar, date=Calendar))
+    template = ChatTemplate(Vocabulary("{{ strftime_now('%d') }}: {{ messages[-1].content }}"))
+    assert as_text(template.system_tokens(HELLO)) == "01: "
+    Calendar.current = 2
+    assert as_text(template.system_tokens(HELLO)) == "02: "
+
+
+@pytest.fixture(scope="module")
+def real_template(model_path: Path) -> Iterator[ChatTemplate]:
+    model = Model(model_path)
+    yield ChatTemplate(model)
+    model.close()
+
+
+@given(system=st.none() | st.text(max_size=20), user=st.text(max_size=10))
+def test_the_default_models_prompt_begins_with_its_system_tokens_whatever_the_user_says(
+    real_template: ChatTemplate, system: str | None, user: str
+) -> None:
+    before = [] if system is None else [Message("system", system)]
+    messages = [*before, Message("user", user)]
+    tokens = real_template.system_tokens(messages)
+    assert len(tokens) > 3
+    assert real_template.tokens(messages)[: len(tokens)] == tokens
