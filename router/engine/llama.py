@@ -39,6 +39,31 @@ def _init_backend() -> None:
     lib.llama_backend_init()
 
 
+_NUMA = {
+    "distribute": lib.GGML_NUMA_STRATEGY_DISTRIBUTE,
+    "isolate": lib.GGML_NUMA_STRATEGY_ISOLATE,
+}
+
+
+@functools.cache
+def _numa_of_this_process() -> list[str]:
+    """The way in which threads are placed; it can be chosen once in a process's life."""
+    return []
+
+
+def _init_numa(numa: str) -> None:
+    chosen = _numa_of_this_process()
+    if numa == "off" or chosen == [numa]:
+        return
+    if chosen:
+        raise ModelError(
+            f"numa = {numa}, but this process already places its threads by {chosen[0]}; "
+            "start a new one"
+        )
+    lib.llama_numa_init(_NUMA[numa])
+    chosen.append(numa)
+
+
 def forget_complaints() -> None:
     """What llama.cpp complains about from now on is another matter."""
     _recent_log.clear()
@@ -73,7 +98,11 @@ def supports_offload() -> bool:
 
 
 def devices() -> list[Device]:
-    """The accelerators that llama.cpp sees. Empty on a CPU-only build."""
+    """The accelerators that llama.cpp uses, in its order. Empty on a CPU-only build.
+
+    Integrated ones are used, and listed, only where there is no other.
+    """
+    _init_backend()
     ggml = _ggml.libggml
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
@@ -86,17 +115,18 @@ def devices() -> list[Device]:
         function.restype, function.argtypes = restype, [ctypes.c_void_p]
     size_pointer = ctypes.POINTER(ctypes.c_size_t)
     ggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size_pointer, size_pointer]
-    found = []
+    found: dict[int, list[Device]] = {_DEVICE_GPU: [], _DEVICE_IGPU: []}
     for i in range(ggml.ggml_backend_dev_count()):
         device = ggml.ggml_backend_dev_get(i)
-        if ggml.ggml_backend_dev_type(device) not in (_DEVICE_GPU, _DEVICE_IGPU):
+        kind = ggml.ggml_backend_dev_type(device)
+        if kind not in found:
             continue
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         name = ggml.ggml_backend_dev_name(device).decode()
         description = ggml.ggml_backend_dev_description(device).decode()
-        found.append(Device(name, description, free.value, total.value))
-    return found
+        found[kind].append(Device(name, description, free.value, total.value))
+    return found[_DEVICE_GPU] or found[_DEVICE_IGPU]
 
 
 _DEVICE_GPU, _DEVICE_IGPU = 1, 2
@@ -109,18 +139,37 @@ class LoadOptions:
     Attributes
     ----------
     n_gpu_layers : layers to offload; -1 offloads all where the build can.
-    main_gpu : the device for what is not split.
+    only_gpu : the one device to use, by its place in `devices`; None spreads the layers over all.
     tensor_split : shares of the layers for each device, in their order; empty leaves it to
         llama.cpp.
     mmap : map the file instead of reading it: pages are shared and loaded when first used.
     mlock : keep the weights from being swapped out.
+    numa : ``"off"``, or how threads are placed over memory nodes: ``"distribute"``, ``"isolate"``.
+        It holds for the whole process.
     """
 
     n_gpu_layers: int = -1
-    main_gpu: int = 0
+    only_gpu: int | None = None
     tensor_split: tuple[float, ...] = ()
     mmap: bool = True
     mlock: bool = False
+    numa: str = "off"
+
+
+def _model_params(options: LoadOptions, offload: bool) -> Any:
+    """The options as llama.cpp wants them, `tensor_split` still missing."""
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = options.n_gpu_layers if offload else 0
+    if offload and options.only_gpu is not None:
+        params.split_mode, params.main_gpu = lib.LLAMA_SPLIT_MODE_NONE, options.only_gpu
+    # A misspelt field would be taken by ctypes, and do nothing: the tests look for it.
+    params.load_mode = _LOAD_MODES[options.mmap, options.mlock]
+    return params
+
+
+_LOAD_MODES = {(False, False): 0, (True, False): -1, (False, True): 2, (True, True): 3}
+"""LLAMA_LOAD_MODE_NONE, _AUTO, _MLOCK and _MMAP_MLOCK, by mmap and mlock. AUTO maps the file
+wherever the device can."""
 
 
 class Model:
@@ -128,12 +177,10 @@ class Model:
 
     def __init__(self, path: Path, options: LoadOptions = LoadOptions()) -> None:
         _init_backend()
+        _init_numa(options.numa)
         forget_complaints()
-        params = lib.llama_model_default_params()
-        offload = supports_offload()
-        params.n_gpu_layers = options.n_gpu_layers if offload else 0
-        params.main_gpu = options.main_gpu
-        params.use_mmap, params.use_mlock = options.mmap, options.mlock
+        offload = supports_offload() and bool(devices())
+        params = _model_params(options, offload)
         if options.tensor_split:
             shares = (ctypes.c_float * lib.llama_max_devices())(*options.tensor_split)
             params.tensor_split = shares

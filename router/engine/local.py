@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from router.engine.chat import ChatTemplate
 from router.engine.context import Context, KVTypes
+from router.engine.gguf import read_header
 from router.engine.job import Event, Sink
-from router.engine.llama import LoadOptions, Model, build_version, devices
+from router.engine.llama import Model, build_version, devices, supports_offload
 from router.engine.messages import (
     Completion,
     EngineConfig,
@@ -27,10 +28,16 @@ from router.engine.messages import (
     TextDelta,
     default_hidden_layers,
 )
+from router.engine.offload import Placement, explained, load_options, place
 from router.engine.scheduler import PREFILL_CHUNK, Scheduler
 from router.engine.tap import Tap
+from router.engine.threads import usable_cores
 from router.errors import ContinuationTooLong, EngineDown, EngineError, PromptTooLong
 from router.models import file_sha256
+
+__all__ = ["LocalEngine", "load_model", "usable_cores"]
+
+log = logging.getLogger("router.engine.local")
 
 
 class LocalEngine:
@@ -160,20 +167,23 @@ class _Parts:
     def __init__(self, config: EngineConfig) -> None:
         path = Path(config.model_path)
         threads = config.threads or usable_cores()
-        self.model = Model(path, _load_options(config))
+        self.model, placement = load_model(config)
         try:
             self.template = ChatTemplate(self.model)
             layers = _hidden_layers(config, self.model.n_layer)
-            self.context = Context(
-                self.model,
-                n_context=config.context,
-                n_seq=config.slots,
-                n_batch=max(PREFILL_CHUNK, config.slots),
-                n_threads=threads,
-                kv_types=KVTypes.suited_to(self.model, config.kv_type_k, config.kv_type_v),
-                flash_attn=config.flash_attn,
-                tap=Tap(layers, width=self.model.n_embd, capacity=config.slots) if layers else None,
-            )
+            with explained(placement):
+                self.context = Context(
+                    self.model,
+                    n_context=config.context,
+                    n_seq=config.slots,
+                    n_batch=max(PREFILL_CHUNK, config.slots),
+                    n_threads=threads,
+                    kv_types=KVTypes.suited_to(self.model, config.kv_type_k, config.kv_type_v),
+                    flash_attn=config.flash_attn,
+                    tap=Tap(layers, width=self.model.n_embd, capacity=config.slots)
+                    if layers
+                    else None,
+                )
         except Exception:
             self.model.close()
             raise
@@ -197,7 +207,7 @@ class _Parts:
             n_slots=config.slots,
             n_threads=threads,
             build=build_version(),
-            offload=_describe_offload(self.model),
+            offload=placement.describe(),
             hidden_layers=layers,
         )
         self.scheduler.start()
@@ -232,14 +242,15 @@ class _Parts:
         self.model.close()
 
 
-def _load_options(config: EngineConfig) -> LoadOptions:
-    return LoadOptions(
-        n_gpu_layers=-1 if config.n_gpu_layers == "auto" else int(config.n_gpu_layers),
-        main_gpu=config.main_gpu,
-        tensor_split=config.tensor_split,
-        mmap=config.mmap,
-        mlock=config.mlock,
-    )
+def load_model(config: EngineConfig) -> tuple[Model, Placement]:
+    """Load the weights, layers placed as `config` says. Raises ModelError."""
+    path = Path(config.model_path)
+    found = devices() if supports_offload() else []
+    placement = place(config, read_header(path), found) if found else Placement()
+    with explained(placement):
+        model = Model(path, load_options(config, placement))
+    log.info("offload: %s", placement.describe())
+    return model, placement
 
 
 def _hidden_layers(config: EngineConfig, n_layer: int) -> tuple[int, ...]:
@@ -250,22 +261,3 @@ def _hidden_layers(config: EngineConfig, n_layer: int) -> tuple[int, ...]:
     if missing:
         raise EngineError(f"hidden_layers names layer {missing[0]}; the model has {n_layer}")
     return tuple(sorted({layer % n_layer for layer in config.hidden_layers}))
-
-
-def usable_cores() -> int:
-    """Physical cores this process may run on: its CPU affinity, hyper-threads counted once."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    if allowed is None:
-        return max(1, (os.cpu_count() or 2) // 2)
-    cores = set()
-    for cpu in allowed:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
-    return len(cores)
-
-
-def _describe_offload(model: Model) -> str:
-    if not model.n_offloaded:
-        return "cpu"
-    names = ", ".join(device.description or device.name for device in devices())
-    return f"{model.n_offloaded} of {model.n_layer + 1} layers on {names or 'the accelerator'}"
