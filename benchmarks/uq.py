@@ -46,7 +46,7 @@ if __name__ == "__main__":  # run as a file, this one would hide the package uq
 
 import numpy as np
 
-from benchmarks.serve import machine
+from benchmarks.servers import machine
 from calibration.datasets import read_items
 from calibration.items import Item
 from router.engine.context import Context, FloatRow
