@@ -106,7 +106,10 @@ async def load(
     except* (OSError, TimeoutError) as errors:
         first = errors.exceptions[0]
         raise ServerError(f"{type(first).__name__}: {first}") from first
-    replies = [reply(asked, arrivals) for asked, arrivals in seen]
+    try:
+        replies = [reply(asked, arrivals) for asked, arrivals in seen]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ServerError(f"an answer is not what OpenAI's would be: {error!r}") from error
     end = max(arrivals[-1][0] for _, arrivals in seen)
     return Load(end - start, replies)
 

@@ -186,6 +186,15 @@ async def test_a_server_that_is_gone_is_an_error() -> None:
         await load(port, bodies(1), clients=1)
 
 
+async def test_a_server_that_talks_nonsense_is_an_error() -> None:
+    async def handler(_: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + chunk(b"data: {hello\n\n") + b"0\r\n\r\n")
+
+    async with served(handler) as port:
+        with pytest.raises(ServerError, match="not what OpenAI's would be"):
+            await load(port, bodies(1), clients=1)
+
+
 def test_a_load_tells_rate_and_percentiles() -> None:
     found = Load(4.0, [Reply(0.1 * i, 1.0 * i, tokens=10) for i in range(1, 5)])
     assert found.rate == 10.0
@@ -308,6 +317,13 @@ def test_markdown_has_the_rows_of_the_page() -> None:
     assert "| 8 | 32, shared | 64 | 100.0 (100-100) | 80.0 (80-80) | 1.25 | failed |  |" in lines
     assert "| 8 | 32 | 64 | seek-stronger | 0.90 |  | 2.00 | 2.00 | 10.0 | 200 |" in lines
     assert "- goal: the gateway's own CPU time < 1.5 ms a request: 1.400 reached" in lines
+
+
+def test_the_gateway_may_be_measured_alone() -> None:
+    alone = [{"servers": {}, "gateway": {"miss": 1.6e-3, "hit": 0.4e-3}}, {"servers": {}}]
+    lines = list(text({**report(), "rounds": alone, **summarise(alone)}))
+    assert "goal: the gateway's own CPU time < 1.5 ms a request: 1.600 missed" in lines
+    assert not any("clients" in line for line in lines)
 
 
 def test_a_written_report_is_printed_again(
