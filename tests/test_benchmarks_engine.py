@@ -320,7 +320,10 @@ def test_markdown_has_the_rows_of_the_page() -> None:
 
 
 def test_the_gateway_may_be_measured_alone() -> None:
-    alone = [{"servers": {}, "gateway": {"miss": 1.6e-3, "hit": 0.4e-3}}, {"servers": {}}]
+    alone: list[dict[str, Any]] = [
+        {"servers": {}, "gateway": {"miss": 1.6e-3, "hit": 0.4e-3}},
+        {"servers": {}},
+    ]
     lines = list(text({**report(), "rounds": alone, **summarise(alone)}))
     assert "goal: the gateway's own CPU time < 1.5 ms a request: 1.600 missed" in lines
     assert not any("clients" in line for line in lines)
