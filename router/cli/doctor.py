@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from calibration.errors import CalibrationError
+from router.cli.doctor_bench import BUDGET, Bench, run_bench
 from router.cli.options import settings_options
 from router.config import Settings, public_url
 from router.errors import RouterError
@@ -37,17 +38,33 @@ class Finding:
 
 @click.command(short_help="Check model, offload, calibration, Redis and upstream.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@click.option(
+    "--bench", is_flag=True, help="Try threads and prefill_chunk for 20 s, suggest the fastest."
+)
 @settings_options()
 @click.pass_context
-def doctor(context: click.Context, as_json: bool, settings: Settings) -> None:
+def doctor(context: click.Context, as_json: bool, bench: bool, settings: Settings) -> None:
     """Check each part that `serve` needs, one line each; exit with 1 if one fails.
 
     A check that fails does not keep the others from being made.
     """
     findings = asyncio.run(_collect(settings, as_json=as_json))
+    tried = None
+    if bench:
+        finding, tried = try_settings(settings, findings)
+        findings.append(finding)
+        if not as_json:
+            click.echo(str(finding))
+            for line in tried.lines() if tried else ():
+                click.echo(f"      {line}")
     failed = any(finding.status == "FAIL" for finding in findings)
     if as_json:
-        report = {"ok": not failed, "checks": [asdict(finding) for finding in findings]}
+        report: dict[str, Any] = {
+            "ok": not failed,
+            "checks": [asdict(finding) for finding in findings],
+        }
+        if tried:
+            report["bench"] = tried.as_json()
         click.echo(json.dumps(report, ensure_ascii=False))
     context.exit(1 if failed else 0)
 
@@ -91,10 +108,11 @@ async def check_python() -> Finding:
 async def check_build() -> Finding:
     """Which llama.cpp, and what it could offload to."""
     from router.engine import llama  # noqa: PLC0415 - slow to import, and what may fail
+    from router.engine.offload import list_devices  # noqa: PLC0415
 
     if not llama.supports_offload():
         return Finding("build", "ok", f"{llama.build_version()}, without GPU support")
-    seen = ", ".join(device.description or device.name for device in llama.devices())
+    seen = list_devices(llama.devices())
     status: Status = "ok" if seen else "warn"
     return Finding(
         "build", status, f"{llama.build_version()}, with GPU support; sees {seen or 'no GPU'}"
@@ -129,9 +147,24 @@ def check_offload(info: EngineInfo, settings: Settings) -> Finding:
     """Where the layers are, against what was asked for."""
     wanted = settings.n_gpu_layers
     if info.offload == "cpu" and wanted not in ("auto", 0):
-        detail = f"cpu, although n_gpu_layers asks for {wanted}: this build has no GPU support"
+        detail = f"cpu, although n_gpu_layers asks for {wanted}: llama.cpp sees no GPU (see build)"
         return Finding("offload", "warn", detail)
-    return Finding("offload", "ok", f"{info.offload}, {info.n_threads} threads")
+    # An accelerator that is too full for a single layer is hardly what its owner wants.
+    status: Status = "warn" if info.offload.startswith("cpu (") else "ok"
+    return Finding("offload", status, f"{info.offload}, {info.n_threads} threads")
+
+
+def try_settings(
+    settings: Settings, findings: Sequence[Finding], *, budget: float = BUDGET
+) -> tuple[Finding, Bench | None]:
+    """Try threads and prefill_chunk, if the model could be loaded, for about `budget` seconds."""
+    if any(finding.name == "model" and finding.status == "FAIL" for finding in findings):
+        return Finding("bench", "warn", "not made, because the model could not be loaded"), None
+    try:
+        tried = run_bench(settings, budget=budget)
+    except RouterError as error:
+        return Finding("bench", "FAIL", str(error)), None
+    return Finding("bench", "ok", tried.summary()), tried
 
 
 async def check_hidden_states() -> Finding:

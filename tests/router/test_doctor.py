@@ -136,6 +136,10 @@ class TestOffload:
         assert finding.status == "warn"
         assert "n_gpu_layers asks for 12" in finding.detail
 
+    def test_no_room_on_the_gpu(self, tmp_path: Path) -> None:
+        info = dataclasses.replace(engine_info(tmp_path), offload="cpu (auto: no room on 0: X)")
+        assert check_offload(info, Settings()).status == "warn"
+
     def test_gpu(self, tmp_path: Path) -> None:
         info = dataclasses.replace(engine_info(tmp_path), offload="31 of 31 layers on a GPU")
         finding = check_offload(info, Settings(n_gpu_layers=31))
