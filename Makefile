@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SERVE_STAMP := $(VENV)/.installed
-TEST_STAMP := $(VENV)/.installed-test
+
+# What llama.cpp is built for: cuda, metal or cpu. Without it, what it was built for before.
+GPU ?= $(firstword $(shell cat $(VENV)/.gpu 2>/dev/null))
+SERVE_STAMP := $(VENV)/.installed$(GPU:%=-%)
+TEST_STAMP := $(VENV)/.installed-test$(GPU:%=-%)
 
 # Trains probes in the tests. Not in the lock: which build of it suits depends on the machine.
 TORCH := torch==2.13.0
@@ -45,12 +48,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(SERVE_STAMP): requirements.lock build-requirements.lock pyproject.toml router/engine/tap.c | $(VENV)/bin/python
-	scripts/install.sh $(BIN)/python requirements.lock
+	rm -f $(VENV)/.installed*
+	GPU=$(GPU) scripts/install.sh $(BIN)/python requirements.lock
 	touch $@
 
 $(TEST_STAMP): requirements-test.lock build-requirements.lock pyproject.toml \
 		clients/python/pyproject.toml router/engine/tap.c | $(VENV)/bin/python
-	scripts/install.sh $(BIN)/python requirements-test.lock clients/python
+	rm -f $(VENV)/.installed*
+	GPU=$(GPU) scripts/install.sh $(BIN)/python requirements-test.lock clients/python
 	$(BIN)/pip install --quiet $(TORCH)
 	touch $@ $(SERVE_STAMP)
 
