@@ -268,7 +268,7 @@ async def soak(options: argparse.Namespace) -> int:
                 flush=True,
             )
 
-    todo = plans(options.requests)
+    todo = plans(options.requests, most_words=options.most_words, most_tokens=options.most_tokens)
     failures = await carry_out_all(engine, todo, clients=options.clients, after_each=read)
     stats = await engine.stats()
     kept = await leftovers(engine, before)
@@ -286,6 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=2000, help="default %(default)s")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default %(default)s")
     parser.add_argument("--clients", type=int, default=8, help="default %(default)s")
+    parser.add_argument("--most-words", type=int, default=600, help="default %(default)s")
+    parser.add_argument("--most-tokens", type=int, default=64, help="default %(default)s")
     parser.add_argument("--warm-up", type=int, default=200, help="requests, default %(default)s")
     parser.add_argument("--every", type=int, default=50, help="requests, default %(default)s")
     parser.add_argument("--model", default=MODEL, help="default %(default)s")
@@ -293,6 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if min(options.threads, options.clients, options.every) < 1:
         parser.error("--threads, --clients and --every must be at least 1")
+    if not (5 <= options.most_words <= 600 and 1 <= options.most_tokens <= 64):
+        parser.error("--most-words is 5 to 600, --most-tokens 1 to 64")
     if options.requests < options.warm_up + options.every:
         parser.error("--requests must be at least --warm-up and --every together")
     return asyncio.run(soak(options))
