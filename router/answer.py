@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from router.engine.messages import GREEDY, Message, Sampler, TextDelta
+from router.engine.messages import GREEDY, Completion, Message, Sampler, TextDelta
 from uq.trace import Trace
 
 Mode = Literal["auto", "local", "remote"]
@@ -50,6 +50,7 @@ class Query:
     local_only : the query must not leave the machine, whatever the scores say.
     estimators : further uncertainty scores to report; None reports all free ones.
     needs : what the local model can't do; not empty means reason ``capability``.
+    tenant : who asks; answers, and what was read of prompts, are shared within a tenant only.
     """
 
     messages: tuple[Message, ...]
@@ -64,12 +65,35 @@ class Query:
     local_only: bool = False
     estimators: tuple[str, ...] | None = None
     needs: tuple[Need, ...] = ()
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
+    """Tokens of one leg.
+
+    Attributes
+    ----------
+    cached_tokens : of the prompt, those that were found in a cache instead of being read.
+    accepted_tokens, rejected_tokens : of speculative decoding, the right and the wrong guesses.
+    """
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
+
+    @classmethod
+    def of(cls, completion: Completion) -> Usage:
+        """What a local answer took."""
+        return cls(
+            prompt_tokens=completion.trace.n_prompt,
+            completion_tokens=len(completion.trace),
+            cached_tokens=completion.n_reused,
+            accepted_tokens=completion.n_accepted,
+            rejected_tokens=completion.n_guessed - completion.n_accepted,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,11 +123,7 @@ class Judge:
             if query.estimators is None
             else {name: scores[name] for name in query.estimators}
         )
-        kept_by_policy = dataclasses.replace(
-            self._decision("local", "policy"),
-            uncertainty=shown,
-            calibrated_sampler=query.sampler == GREEDY,
-        )
+        kept_by_policy = dataclasses.replace(self.by_policy(query), uncertainty=shown)
         calibration = self._calibration
         if calibration is None:
             if query.mode == "local" or query.local_only:
@@ -137,6 +133,11 @@ class Judge:
         known = None if math.isnan(p_correct) else p_correct
         kept_by_policy = dataclasses.replace(kept_by_policy, p_correct=known)
         return _by_rule(query, kept_by_policy, _rule(query, calibration, stance, exits), stance)
+
+    def by_policy(self, query: Query) -> Decision:
+        """That of an answer which is kept whatever its scores turn out to be."""
+        decision = self._decision("local", "policy")
+        return dataclasses.replace(decision, calibrated_sampler=query.sampler == GREEDY)
 
     def _decision(self, route: Route, reason: Reason) -> Decision:
         calibration = self._calibration

@@ -21,6 +21,9 @@ from router.live_watch import LiveReport, OnDrift, Watch
 
 log = logging.getLogger("router.live")
 
+SECONDS_BETWEEN_WRITES = 0.1
+"""A transaction for each query would cost more than deciding it; one for several does as well."""
+
 
 class Live:
     """Follows live traffic, calibration by calibration. Who opened the ledger closes it, later.
@@ -124,6 +127,7 @@ class Live:
         try:
             while watch.behind:
                 await watch.write(ledger)
+                await asyncio.sleep(SECONDS_BETWEEN_WRITES)
         except LedgerError as error:  # what waits goes with the next query's
             self._on_fault(error)
         except Exception:  # a bug: answers must not suffer from it

@@ -218,9 +218,15 @@ class Pipeline:
         """Answer `query` in ``hold`` mode: one Decision, then the text, then the Answer.
 
         The Decision comes once the route is final: with the upstream's first chunk, or the finished
-        local answer. Raises as `answer`; UpstreamUnavailable after chunks means the answer was cut.
+        local answer. In mode ``local`` the route is final from the beginning: the text comes as it
+        is made, and only the Answer's own decision says how sure the model was. Raises as `answer`;
+        UpstreamUnavailable after chunks means the answer was cut.
         """
         clock, rule = Clock(), self._rule
+        if query.mode == "local" and not query.needs:
+            async for event in self._stream_local(query, rule, clock):
+                yield event
+            return
         attempt = await self._attempt(query, rule)
         upstream = None
         decision = attempt.wanted
@@ -245,6 +251,27 @@ class Pipeline:
             yield TextDelta(piece)
         yield self._local(attempt, decision, clock)
 
+    async def _stream_local(
+        self, query: Query, rule: _Rule, clock: Clock
+    ) -> AsyncIterator[StreamEvent]:
+        """A local answer piece by piece, judged when it is whole."""
+        request = dataclasses.replace(self._request(query, rule.judge, None), stream=True)
+        begun = False
+        async with contextlib.aclosing(self.engine.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    if not begun:
+                        begun = True
+                        yield rule.judge.by_policy(query)
+                    yield event
+                    continue
+                attempt = await self._judged(query, rule, request, event)
+                if not begun:
+                    yield attempt.wanted
+                yield self._local(attempt, attempt.wanted, clock)
+                return
+        raise EngineDown("the engine ended an answer without completing it")
+
     async def _attempt(
         self, query: Query, rule: _Rule, *, final: bool = False, counts: bool = True
     ) -> _Attempt:
@@ -268,6 +295,19 @@ class Pipeline:
         given_up = judge.given_up(completion.trace, rule.stance())
         if given_up is not None:
             return _Attempt(given_up, completion)
+        return await self._judged(query, rule, request, completion, counts=counts)
+
+    async def _judged(
+        self,
+        query: Query,
+        rule: _Rule,
+        request: GenerateRequest,
+        completion: Completion,
+        *,
+        counts: bool = True,
+    ) -> _Attempt:
+        """What becomes of a finished answer."""
+        judge, exits = rule.judge, request.exits
         began = time.perf_counter()
         trace = await self._look_closer(query, judge, request, completion.trace)
         uq_ms = completion.timings.uq + (time.perf_counter() - began) * 1e3
@@ -296,6 +336,7 @@ class Pipeline:
             top_logprobs=query.top_logprobs,
             hidden="hidden" in judge.signals(query),
             exits=exits,
+            tenant=query.tenant,
         )
 
     async def _look_closer(
@@ -376,7 +417,7 @@ class Pipeline:
         if completion is None:
             raise EngineDown("the engine gave no answer")
         trace = completion.trace
-        usage = Usage(trace.n_prompt, len(trace))
+        usage = Usage.of(completion)
         kept = decision.route == "local"
         if attempt.charge is not None:
             attempt.charge.settle(0.0)
@@ -396,7 +437,7 @@ class Pipeline:
 
     def _remote(self, attempt: _Attempt, remote: RemoteAnswer, clock: Clock) -> Answer:
         completion = attempt.completion
-        local = Usage(completion.trace.n_prompt, len(completion.trace)) if completion else None
+        local = Usage.of(completion) if completion else None
         cost_usd = self._prices.cost(remote.usage) if remote.usage else 0.0
         if attempt.charge is not None and cost_usd > 0.0:  # else the price is not known
             attempt.charge.settle(cost_usd)

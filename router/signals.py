@@ -75,10 +75,11 @@ async def _one(
             return await _options(engine, request, trace)
         case "verbal_2s":
             asked = _follow_up(request, trace, _VERBAL_2S)
-            return await _greedy_text(engine, asked, _VERBAL_2S_TOKENS)
+            return await _greedy_text(engine, request, asked, _VERBAL_2S_TOKENS)
         case "verbal_1s":
             room = None if request.max_tokens is None else request.max_tokens + _VERBAL_1S_TOKENS
-            return await _greedy_text(engine, _with_instruction(request, _VERBAL_1S), room)
+            asked = _with_instruction(request, _VERBAL_1S)
+            return await _greedy_text(engine, request, asked, room)
         case "samples":
             return await _samples(engine, request, seed)
         case "hidden":
@@ -87,7 +88,7 @@ async def _one(
 
 async def _p_true(engine: Engine, request: GenerateRequest, trace: Trace) -> tuple[float, float]:
     messages = _follow_up(request, trace, _P_TRUE)
-    true, false = (await engine.score(ScoreRequest(messages, ("True", "False")))).totals()
+    true, false = (await engine.score(_scored(request, messages, ("True", "False")))).totals()
     return true, false
 
 
@@ -97,9 +98,9 @@ async def _options(engine: Engine, request: GenerateRequest, trace: Trace) -> Op
     if question is None:
         return None
     letters = tuple(chr(ord("A") + i) for i in range(len(question.options)))
-    by_letter = await engine.score(ScoreRequest(request.messages, letters))
+    by_letter = await engine.score(_scored(request, request.messages, letters))
     cloze = (*before, Message(last.role, question.stem))
-    by_text = await engine.score(ScoreRequest(cloze, question.options))
+    by_text = await engine.score(_scored(request, cloze, question.options))
     chosen = extract_choice(trace.text, question.options)
     return OptionScores(
         letters=np.array(by_letter.totals()),
@@ -122,10 +123,19 @@ async def _samples(engine: Engine, request: GenerateRequest, seed: int) -> tuple
 
 
 async def _greedy_text(
-    engine: Engine, messages: tuple[Message, ...], max_tokens: int | None
+    engine: Engine,
+    request: GenerateRequest,
+    messages: tuple[Message, ...],
+    max_tokens: int | None,
 ) -> str:
-    completion = await engine.generate(GenerateRequest(messages, max_tokens=max_tokens))
-    return completion.trace.text
+    asked = GenerateRequest(messages, max_tokens=max_tokens, tenant=request.tenant)
+    return (await engine.generate(asked)).trace.text
+
+
+def _scored(
+    request: GenerateRequest, messages: tuple[Message, ...], continuations: tuple[str, ...]
+) -> ScoreRequest:
+    return ScoreRequest(messages, continuations, tenant=request.tenant)
 
 
 def _follow_up(request: GenerateRequest, trace: Trace, question: str) -> tuple[Message, ...]:

@@ -20,6 +20,9 @@ Entry = Decided | Label | Callable[[], Label | None]
 CAPACITY = 4096
 """Entries that may wait; further ones are lost, and counted."""
 
+SECONDS_TO_GATHER = 0.05
+"""A transaction for several entries costs hardly more than for one."""
+
 BATCH = 256
 """Decisions written at once."""
 
@@ -115,6 +118,7 @@ class Books:
     async def _write(self, ledger: Ledger) -> None:
         while True:
             entries = [await self._waiting.get()]
+            await asyncio.sleep(SECONDS_TO_GATHER)
             while len(entries) < BATCH and not self._waiting.empty():
                 entries.append(self._waiting.get_nowait())
             try:

@@ -27,14 +27,20 @@ class Facts:
     upstream_model: str
 
 
-def cache_key(query: Query, facts: Facts, *, tenant: str = "") -> str:
+def tenant_of(headers: Mapping[str, str]) -> str:
+    """Return who asks: a digest of the ``Authorization`` header, empty without one."""
+    given = headers.get("authorization", "").strip()
+    return hashlib.sha256(given.encode()).hexdigest()[:16] if given else ""
+
+
+def cache_key(query: Query, facts: Facts) -> str:
     """Return the SHA-256, in hex, over everything that the answer depends on.
 
     The whole request is in it, with system prompt, tools and the caller's own fields such as
     ``user``; fields that are null count as absent.
     """
     whole = {
-        "tenant": tenant,
+        "tenant": query.tenant,
         "facts": asdict(facts),
         "mode": query.mode,
         "policy": [query.threshold, query.max_risk, query.local_only, query.estimators],

@@ -134,6 +134,18 @@ class Metrics:
             ["what"],
             registry=registry,
         )
+        self.engine_tokens = Gauge(
+            "router_engine_tokens",
+            "Since the engine started: tokens read and written, found in its cache, guessed, right",
+            ["what"],
+            registry=registry,
+        )
+        self.engine_seconds = Gauge(
+            "router_engine_seconds",
+            "Since the engine started: where the time of its steps went",
+            ["part"],
+            registry=registry,
+        )
 
     def answered(self, answer: Answer, cache: CacheStatus, *, fresh: bool) -> None:
         """Count one answer given; `fresh` if it was made for this request alone."""
@@ -173,6 +185,13 @@ class Metrics:
             self.engine.labels("waiting").set(stats.waiting)
             self.engine.labels("slots").set(stats.n_slots)
             self.engine.labels("restarts").set(stats.restarts)
+            self.engine_tokens.labels("read").set(stats.prefilled_tokens)
+            self.engine_tokens.labels("written").set(stats.decoded_tokens)
+            for name, value in stats.extra.items():
+                if name in ("reused", "guessed", "accepted"):
+                    self.engine_tokens.labels(name).set(value)
+                elif name.startswith("seconds_"):
+                    self.engine_seconds.labels(name.removeprefix("seconds_")).set(value)
 
     def observe_live(self, live: LiveReport | None) -> None:
         """Take in where live traffic stands."""

@@ -19,11 +19,14 @@ _WHEN_DRAWN = ("temperature", "top_k", "top_p", "min_p", "seed")
 _ENGINE_ROLE = {"developer": "system", "tool": "user", "function": "user"}
 
 
-def to_query(request: ChatRequest, raw: Mapping[str, Any], *, n_vocab: int) -> Query:
+def to_query(
+    request: ChatRequest, raw: Mapping[str, Any], *, n_vocab: int, tenant: str = ""
+) -> Query:
     """Return the query that `request` asks.
 
     `raw` is the body as received: the upstream gets it without its `router` object. `n_vocab` is
-    the local vocabulary's size. Raises ApiError when fields contradict each other.
+    the local vocabulary's size, `tenant` who asks. Raises ApiError when fields contradict each
+    other.
     """
     options = request.router or RouterOptions()
     mode = _mode(request, options)
@@ -41,6 +44,7 @@ def to_query(request: ChatRequest, raw: Mapping[str, Any], *, n_vocab: int) -> Q
         local_only=bool(options.local_only),
         estimators=_estimators(options),
         needs=tuple(_needs(request, n_vocab)),
+        tenant=tenant,
     )
 
 

@@ -128,22 +128,34 @@ def router_headers(decision: Decision, cache: CacheStatus) -> dict[str, str]:
     return headers
 
 
-def answer_usage(answer: Answer) -> dict[str, int]:
+def answer_usage(answer: Answer) -> dict[str, Any]:
     """Return OpenAI's `usage`: the tokens of the leg that answered."""
     local = answer.decision.route == "local"
     usage = answer.usage_local if local else answer.usage_remote
     return usage_object(usage) or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
-def usage_object(usage: Usage | None) -> dict[str, int] | None:
-    """Return one leg's tokens; None for a leg that did not run."""
+def usage_object(usage: Usage | None) -> dict[str, Any] | None:
+    """Return one leg's tokens; None for a leg that did not run.
+
+    OpenAI's details are there where they say something: prompt tokens found in a cache, and guesses
+    of speculative decoding.
+    """
     if usage is None:
         return None
-    return {
+    told: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
+    if usage.cached_tokens:
+        told["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.accepted_tokens or usage.rejected_tokens:
+        told["completion_tokens_details"] = {
+            "accepted_prediction_tokens": usage.accepted_tokens,
+            "rejected_prediction_tokens": usage.rejected_tokens,
+        }
+    return told
 
 
 def token_logprobs(answer: Answer, n_top: int) -> list[dict[str, Any]]:

@@ -118,6 +118,26 @@ class Context:
         if status != 0:
             raise EngineError(f"llama_decode failed with status {status}{complaints()}")
 
+    @staticmethod
+    def computed_order(entries: Sequence[BatchEntry]) -> list[tuple[int, int]]:
+        """The order in which llama.cpp computes a batch's tokens, as pairs (entry, token).
+
+        It takes runs of neighbouring sequences, and of each sequence of a run equally many tokens.
+        """
+        done = [0] * len(entries)
+        order: list[tuple[int, int]] = []
+        while len(order) < sum(len(entry.tokens) for entry in entries):
+            run: list[int] = []
+            for i, entry in enumerate(entries):
+                is_next = not run or entry.seq == entries[run[-1]].seq + 1
+                if done[i] < len(entry.tokens) and is_next:
+                    run.append(i)
+            n = min(len(entries[i].tokens) - done[i] for i in run)
+            for i in run:
+                order.extend((i, t) for t in range(done[i], done[i] + n))
+                done[i] += n
+        return order
+
     def logits(self, index: int) -> FloatRow:
         """The logits of the batch's token `index`; a view that the next decode overwrites."""
         pointer = lib.llama_get_logits_ith(self._context, index)

@@ -116,19 +116,6 @@ class _History:
         return []
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with; a few comparisons of whole stretches, not one a token."""
-    same, differing = 0, min(len(a), len(b)) + 1
-    step = differing - 1
-    while differing - same > 1:
-        if list(a[same : same + step]) == list(b[same : same + step]):
-            same += step
-        else:
-            differing = same + step
-        step = max(1, (differing - same) // 2)
-    return same
-
-
 _FORGET = 0.98
 """What a step weighs after one more: some 50 steps are remembered."""
 

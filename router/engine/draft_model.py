@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from router.engine.context import BatchEntry, Context
-from router.engine.draft import Ask, StepCost, common_prefix
+from router.engine.draft import Ask, StepCost
 from router.engine.llama import LoadOptions, Model
+from router.engine.sequences import common_prefix
 from router.errors import EngineError, ModelError
 
 log = logging.getLogger("router.engine.draft_model")

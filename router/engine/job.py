@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from router.engine.draft import Pace
 from router.engine.hidden import HiddenSums
 from router.engine.messages import Completion, GenerateRequest, Scores, TextDelta
 from router.engine.sampling import TokenChooser, TokenStatistics
+from router.engine.sequences import Held
 from router.engine.text import AnswerText
 from router.errors import EngineError
 
@@ -40,6 +42,18 @@ class Job:
     admitted: float = 0.0
     first_token: float = 0.0
     uq_seconds: float = 0.0
+    n_reused: int = 0
+    """Prompt tokens that were found in the cache."""
+    n_guessed: int = 0
+    n_accepted: int = 0
+    pace: Pace | None = None
+    """How many tokens to guess; None guesses none."""
+    leader: Job | None = None
+    """Another job that is reading the beginning of this one's prompt: to wait for."""
+    n_led: int = 0
+    """How many tokens of that beginning."""
+    n_system: int = 0
+    """Length of the prompt's system part, where that is to be kept on disk."""
     hidden: HiddenSums | None = None
     siblings: list[Job] = field(default_factory=list)
     """Jobs of the same prompt that continue from this one's, once it is read."""
@@ -49,6 +63,11 @@ class Job:
     @property
     def is_prefilling(self) -> bool:
         return self.n_past < len(self.prompt)
+
+    @property
+    def held(self) -> Held:
+        """What its sequence holds by now."""
+        return Held(self.request.tenant, [*self.prompt, *self.tokens][: self.n_past])
 
     @property
     def follows_states(self) -> bool:

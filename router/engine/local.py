@@ -12,8 +12,11 @@ from typing import TypeVar
 
 from router.engine.chat import ChatTemplate
 from router.engine.context import Context, KVTypes
+from router.engine.draft import Drafter, PromptLookup
+from router.engine.draft_model import DraftModel
 from router.engine.gguf import read_header
 from router.engine.job import Event, Sink
+from router.engine.kv_memory import available_memory, check_memory
 from router.engine.llama import Model, build_version, devices, supports_offload
 from router.engine.messages import (
     Completion,
@@ -29,7 +32,9 @@ from router.engine.messages import (
     default_hidden_layers,
 )
 from router.engine.offload import Placement, explained, load_options, place
-from router.engine.scheduler import PREFILL_CHUNK, Scheduler
+from router.engine.prefix_store import PrefixStore, engine_binding
+from router.engine.prefixes import Prefixes
+from router.engine.scheduler import Scheduler
 from router.engine.tap import Tap
 from router.engine.threads import usable_cores
 from router.errors import ContinuationTooLong, EngineDown, EngineError, PromptTooLong
@@ -82,7 +87,8 @@ class LocalEngine:
         parts = self._loaded
         prompt = parts.prompt(request.messages)
         events, sink = _mailbox()
-        job = parts.scheduler.submit(request, prompt, sink)
+        n_system = parts.n_system(request.messages, prompt)
+        job = parts.scheduler.submit(request, prompt, sink, n_system=n_system)
         try:
             while True:
                 event = await events.get()
@@ -113,7 +119,7 @@ class LocalEngine:
         continuations = parts.continuations(request.continuations)
         parts.check_room(prompt, continuations)
         events, sink = _mailbox()
-        job = parts.scheduler.submit_score(prompt, continuations, sink)
+        job = parts.scheduler.submit_score(prompt, continuations, sink, tenant=request.tenant)
         try:
             return await _last(events, Scores)
         finally:
@@ -165,35 +171,39 @@ class _Parts:
     """What a running engine is made of; loading blocks."""
 
     def __init__(self, config: EngineConfig) -> None:
+        self._chunk = config.prefill_chunk
+        self._threads = config.threads or usable_cores()
+        self.model, self._placement = load_model(config)
+        with contextlib.ExitStack() as opened:
+            opened.callback(self.model.close)
+            self._load_rest(config, opened)
+            self._opened = opened.pop_all()
+        self.scheduler.start()
+
+    def _load_rest(self, config: EngineConfig, opened: contextlib.ExitStack) -> None:
+        """Everything that the weights are needed for; `opened` closes it."""
         path = Path(config.model_path)
-        threads = config.threads or usable_cores()
-        self.model, placement = load_model(config)
-        try:
-            self.template = ChatTemplate(self.model)
-            layers = _hidden_layers(config, self.model.n_layer)
-            with explained(placement):
-                self.context = Context(
-                    self.model,
-                    n_context=config.context,
-                    n_seq=config.slots,
-                    n_batch=max(PREFILL_CHUNK, config.slots),
-                    n_threads=threads,
-                    kv_types=KVTypes.suited_to(self.model, config.kv_type_k, config.kv_type_v),
-                    flash_attn=config.flash_attn,
-                    tap=Tap(layers, width=self.model.n_embd, capacity=config.slots)
-                    if layers
-                    else None,
-                )
-        except Exception:
-            self.model.close()
-            raise
-        self.scheduler = Scheduler(
-            self.model,
-            self.context,
-            n_context=config.context,
-            n_slots=config.slots,
-            n_queue=config.queue,
-        )
+        self.template = ChatTemplate(self.model)
+        layers = _hidden_layers(config, self.model.n_layer)
+        drafter = self._drafter(config)
+        if drafter is not None:
+            opened.callback(drafter.close)
+        rows = config.slots * (1 + (config.draft_tokens if drafter else 0))
+        kv_types = KVTypes.suited_to(self.model, config.kv_type_k, config.kv_type_v)
+        memory = None if self.model.n_offloaded else available_memory()
+        check_memory(self.model, config.context, config.slots, kv_types, memory)
+        with explained(self._placement):
+            context = Context(
+                self.model,
+                n_context=config.context,
+                n_seq=config.slots,
+                n_batch=max(config.prefill_chunk, rows),
+                n_threads=self._threads,
+                kv_types=kv_types,
+                flash_attn=config.flash_attn,
+                tap=Tap(layers, width=self.model.n_embd, capacity=rows) if layers else None,
+            )
+        opened.callback(context.close)
         self.info = EngineInfo(
             model_path=str(path),
             model_sha256=file_sha256(path),
@@ -205,12 +215,25 @@ class _Parts:
             n_layer=self.model.n_layer,
             n_context=config.context,
             n_slots=config.slots,
-            n_threads=threads,
+            n_threads=self._threads,
             build=build_version(),
-            offload=placement.describe(),
+            offload=self._placement.describe(),
             hidden_layers=layers,
         )
-        self.scheduler.start()
+        self.prefixes = self._prefixes(config, kv_types)
+        if self.prefixes is not None:
+            opened.callback(self.prefixes.close)
+        self.scheduler = Scheduler(
+            self.model,
+            context,
+            n_context=config.context,
+            n_slots=config.slots,
+            n_queue=config.queue,
+            prefill_chunk=config.prefill_chunk,
+            drafter=drafter,
+            draft_tokens=config.draft_tokens,
+            prefixes=self.prefixes,
+        )
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The rendered prompt. Raises PromptTooLong, TemplateRefused."""
@@ -233,13 +256,47 @@ class _Parts:
         longest = max(map(len, continuations))
         if len(prompt) + longest > self.info.n_context:
             raise PromptTooLong(len(prompt) + longest, self.info.n_context)
-        if longest > PREFILL_CHUNK:
-            raise ContinuationTooLong(longest, PREFILL_CHUNK)
+        if longest > self._chunk:
+            raise ContinuationTooLong(longest, self._chunk)
+
+    def n_system(self, messages: Sequence[Message], prompt: list[int]) -> int:
+        """How many tokens of a prompt are the same whatever the user says; 0 if nobody asks."""
+        if self.prefixes is None:
+            return 0
+        system = self.template.system_tokens(messages)
+        return len(system) if prompt[: len(system)] == system else 0
+
+    def _drafter(self, config: EngineConfig) -> Drafter | None:
+        """What guesses tokens; None for nothing. Raises ModelError for an unsuitable model."""
+        if config.speculative == "lookup":
+            return PromptLookup(config.slots)
+        if config.speculative == "draft":
+            return DraftModel(
+                Path(config.draft_model_path),
+                self.model,
+                n_context=config.context,
+                n_seq=config.slots,
+                n_threads=self._threads,
+                options=load_options(config, self._placement),
+            )
+        return None
+
+    def _prefixes(self, config: EngineConfig, kv_types: KVTypes) -> Prefixes | None:
+        """System prompts on disk. Raises ConfigError for an unusable folder."""
+        if not config.prefix_folder:
+            return None
+        binding = engine_binding(
+            self.info,
+            n_embd=self.model.n_embd,
+            kv_type_k=kv_types.k,
+            kv_type_v=kv_types.v,
+            flash_attn=config.flash_attn,
+        )
+        return Prefixes(PrefixStore(Path(config.prefix_folder).expanduser(), binding=binding))
 
     def close(self) -> None:
         self.scheduler.close()
-        self.context.close()
-        self.model.close()
+        self._opened.close()
 
 
 def load_model(config: EngineConfig) -> tuple[Model, Placement]:

@@ -73,6 +73,7 @@ class GenerateRequest:
     stream : whether `Engine.stream` should deliver a `TextDelta` per piece of text.
     hidden : whether the trace keeps hidden states, of the layers in `EngineInfo.hidden_layers`.
     exits : when to give up before the answer is finished; None = never.
+    tenant : who asks; what was read of a prompt is reused for the same tenant only.
     """
 
     messages: tuple[Message, ...]
@@ -83,6 +84,7 @@ class GenerateRequest:
     stream: bool = False
     hidden: bool = False
     exits: Exits | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class ScoreRequest:
 
     messages: tuple[Message, ...]
     continuations: tuple[str, ...]
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +138,18 @@ class Completion:
 
     `pieces[i]` is the raw bytes of the trace's token i, what OpenAI's ``logprobs`` field shows;
     `top_pieces[i][j]` those of its j-th most likely alternative.
+
+    `n_reused` of the prompt's tokens were found in the cache instead of being read; `n_accepted` of
+    `n_guessed` tokens of speculative decoding were right.
     """
 
     trace: Trace
     timings: EngineTimings
     pieces: tuple[bytes, ...] = ()
     top_pieces: tuple[tuple[bytes, ...], ...] = ()
+    n_reused: int = 0
+    n_guessed: int = 0
+    n_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

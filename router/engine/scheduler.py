@@ -16,23 +16,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from router.engine.context import BatchEntry, Context
+from router.engine.completion import completion_of
+from router.engine.context import BatchEntry, Context, FloatRow
+from router.engine.draft import Ask, Drafter, Pace, StepCost
 from router.engine.hidden import HiddenSums
 from router.engine.job import Job, Sink
 from router.engine.llama import Model
-from router.engine.messages import (
-    Completion,
-    EngineStats,
-    EngineTimings,
-    GenerateRequest,
-    Scores,
-    TextDelta,
-)
+from router.engine.messages import Completion, EngineStats, GenerateRequest, Scores, TextDelta
+from router.engine.meter import Meter
+from router.engine.prefixes import Prefixes
 from router.engine.sampling import StepReader, TokenChooser
+from router.engine.scoring import Scorer
+from router.engine.sequences import WORTH_COPYING, Sequences, common_prefix
 from router.engine.tap import Copy
 from router.engine.text import AnswerText
 from router.errors import EngineBusy, EngineDown, EngineError
-from uq.trace import Trace
 
 log = logging.getLogger("router.engine.scheduler")
 
@@ -40,16 +38,15 @@ PREFILL_CHUNK = 256
 """Prompt tokens read at once: bounds how long a long prompt keeps the others from their tokens."""
 
 LEAST_CHUNK = 2
-"""A prompt token read alone goes through other kernels than one among several: its bits differ."""
-
-
-FloatRow = np.ndarray[tuple[int], np.dtype[np.float32]]
+"""With some weights' types one token goes through other kernels than several: its bits differ."""
 
 
 class Scheduler:
     """Owns the context and the thread that runs it.
 
-    At most `n_slots` requests are worked on and `n_queue` wait; one more gets EngineBusy.
+    At most `n_slots` requests are worked on and `n_queue` wait; one more gets EngineBusy. With a
+    `drafter`, up to `draft_tokens` are guessed for a sequence and checked in one step; answers and
+    what is observed of them stay the same. `prefixes` keeps system prompts across restarts.
     """
 
     def __init__(
@@ -60,18 +57,28 @@ class Scheduler:
         n_context: int,
         n_slots: int,
         n_queue: int,
+        prefill_chunk: int = PREFILL_CHUNK,
+        drafter: Drafter | None = None,
+        draft_tokens: int = 0,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self._model = model
         self._context = context
         self._n_context = n_context
         self._n_slots = n_slots
         self._n_queue = n_queue
+        self._chunk = prefill_chunk
+        self._drafter = drafter
+        self._draft_tokens = draft_tokens
+        self._prefixes = prefixes
+        self._cost = StepCost()
         self._reader = StepReader(model.n_vocab)
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
-        self._free = list(range(n_slots))
-        self._cached: list[list[int]] = [[] for _ in range(n_slots)]
+        self._sequences = Sequences(n_slots)
+        self._scorer = Scorer(context, self._sequences, prefill_chunk, self._decode_scores)
+        self._meter = Meter()
         self._lock = threading.Lock()
         self._unfinished = 0
         self._closing = False
@@ -83,9 +90,15 @@ class Scheduler:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, request: GenerateRequest, prompt: list[int], sink: Sink) -> Job:
-        """Queue a request whose prompt fits the context. Raises EngineBusy, EngineDown."""
+    def submit(
+        self, request: GenerateRequest, prompt: list[int], sink: Sink, *, n_system: int = 0
+    ) -> Job:
+        """Queue a request whose prompt fits the context. Raises EngineBusy, EngineDown.
+
+        `n_system` tokens of the prompt are the same whatever the user says.
+        """
         job = self._job(request, prompt, sink)
+        job.n_system = n_system
         self._enqueue(job, 1)
         return job
 
@@ -110,13 +123,18 @@ class Scheduler:
         return jobs
 
     def submit_score(
-        self, prompt: list[int], continuations: tuple[tuple[int, ...], ...], sink: Sink
+        self,
+        prompt: list[int],
+        continuations: tuple[tuple[int, ...], ...],
+        sink: Sink,
+        *,
+        tenant: str = "",
     ) -> Job:
         """Queue the scoring of token sequences that may follow a prompt; the sink gets Scores.
 
         Prompt and any continuation must fit the context together. Raises EngineBusy, EngineDown.
         """
-        job = self._job(GenerateRequest(messages=()), prompt, sink)
+        job = self._job(GenerateRequest(messages=(), tenant=tenant), prompt, sink)
         job.continuations = continuations
         self._enqueue(job, 1)
         return job
@@ -133,6 +151,7 @@ class Scheduler:
             chooser=TokenChooser(request.sampler, prompt),
             text=AnswerText(request.stop),
             hidden=HiddenSums(tap.layers) if tap is not None and _wants_states(request) else None,
+            pace=Pace(self._draft_tokens) if self._drafter is not None else None,
         )
 
     def _enqueue(self, job: Job, n: int) -> None:
@@ -159,6 +178,7 @@ class Scheduler:
             n_slots=self._n_slots,
             decoded_tokens=self._decoded,
             prefilled_tokens=self._prefilled,
+            extra=self._meter.snapshot(),
         )
 
     @property
@@ -220,56 +240,142 @@ class Scheduler:
             self._count_end()
 
     def _admit(self) -> None:
-        while self._waiting and self._free:
+        while self._waiting and self._sequences.n_free:
             job = self._waiting.popleft()
             job.admitted = time.perf_counter()
-            self._take_slot(job)
+            self._place(job)
             self._active.append(job)
 
-    def _take_slot(self, job: Job) -> None:
-        """Give `job` the free slot that holds most of its beginning, and keep that."""
-        shared = {seq: _common_prefix(self._cached[seq], job.prompt) for seq in self._free}
-        job.seq = max(self._free, key=lambda seq: shared[seq])  # the longest free among equals
-        self._free.remove(job.seq)
-        job.n_past = max(0, min(shared[job.seq], len(job.prompt) - LEAST_CHUNK))
-        self._context.clear(job.seq, job.n_past)
+    def _place(self, job: Job) -> None:
+        """Give `job` a sequence, with what is already known of its prompt."""
+        tenant = job.request.tenant
+        live = {other.seq: other.held for other in self._active}
+        place = self._sequences.take(tenant, job.prompt, live)
+        job.seq = place.seq
+        self._start_at(job, place.n_shared, place.source)
+        self._follow(job)
+        if self._prefixes is not None and job.leader is None:
+            loaded = self._prefixes.load(self._context, job, at_least=job.n_past + WORTH_COPYING)
+            job.n_past = job.n_reused = max(job.n_past, loaded)
+
+    def _start_at(self, job: Job, n_shared: int, source: int) -> None:
+        """Let `job` go on after its first `n_shared` tokens, which the sequence `source` holds."""
+        n = max(0, min(n_shared, len(job.prompt) - LEAST_CHUNK))
+        if source != job.seq:
+            self._context.copy(source, job.seq)
+        self._context.clear(job.seq, n)
+        job.n_past = job.n_reused = n
+
+    def _follow(self, job: Job) -> None:
+        """When another is just reading more of the same beginning, wait for that."""
+        for other in self._active:
+            if other.is_prefilling and other.request.tenant == job.request.tenant:
+                shared = common_prefix(other.prompt, job.prompt)
+                n = min(shared, len(job.prompt) - LEAST_CHUNK)
+                if n >= max(job.n_past, job.n_led) + WORTH_COPYING:
+                    job.leader, job.n_led = other, n
+
+    def _may_read(self, job: Job) -> bool:
+        """Whether `job` need not wait for its leader (any longer); takes what that has read."""
+        leader = job.leader
+        if leader is None:
+            return True
+        if leader in self._active:
+            if leader.n_past < job.n_led and leader.is_prefilling:
+                return False
+            n = min(job.n_led, leader.n_past)
+            if n >= job.n_past + WORTH_COPYING:
+                self._start_at(job, n, leader.seq)
+        job.leader = None
+        return True
 
     def _step(self) -> None:
-        """One token for every answering request, then some of the prompts that wait to be read.
+        """One step for every answering request, then some of the prompts that wait to be read.
 
         Tokens and prompts go to llama.cpp in batches of their own, and no prompt token goes alone:
-        an answer then has the same bits whoever else is served and whatever its slot held before.
+        an answer then has the same bits whoever else is served and whatever its slot held before,
+        with weights of any type.
         """
         answering = [job for job in self._active if job.next_token is not None]
         if answering:
-            self._decode_tokens(answering)
-        budget = PREFILL_CHUNK
+            with self._meter.token_step():
+                self._decode_tokens(answering)
+        budget = self._chunk
         for job in [job for job in self._active if job.is_prefilling]:
             if budget <= 0:
                 break
-            budget -= self._read_prompt(job)
+            if self._may_read(job):
+                budget -= self._read_prompt(job)
 
     def _decode_tokens(self, jobs: list[Job]) -> None:
         # In the order of their sequences: llama.cpp computes runs of neighbours at once.
         jobs = sorted(jobs, key=lambda job: job.seq)
+        guesses = self._guess(jobs)
         batch = [
-            BatchEntry(job.seq, [job.next_token], job.n_past, want_logits=True)
-            for job in jobs
-            if job.next_token is not None
+            BatchEntry(job.seq, _inputs(job, guess), job.n_past, want_logits=True, want_all=True)
+            for job, guess in zip(jobs, guesses, strict=True)
         ]
+        n_rows = sum(len(entry.tokens) for entry in batch)
         wants_hidden = any(job.follows_states for job in jobs)
-        if self._decode(jobs, batch, Copy.ALL_ROWS if wants_hidden else Copy.NOTHING):
-            if wants_hidden:
-                self._take_answer_states(jobs)
-            for index, job in enumerate(jobs):
-                job.n_past += 1
-                self._take_token(job, self._context.logits(index))
+        began = time.perf_counter()
+        if not self._decode(jobs, batch, Copy.ALL_ROWS if wants_hidden else Copy.NOTHING):
+            return
+        seconds = time.perf_counter() - began
+        self._meter.seconds_decode += seconds
+        self._cost.took(n_rows, seconds)
+        states = self._states(jobs, n_rows) if wants_hidden else None
+        computed = {place: i for i, place in enumerate(self._context.computed_order(batch))}
+        first_row = 0
+        for index, (job, entry) in enumerate(zip(jobs, batch, strict=True)):
+            rows = [computed[index, t] for t in range(len(entry.tokens))]
+            self._verify(job, entry.tokens, first_row, None if states is None else states[:, rows])
+            first_row += len(entry.tokens)
 
-    def _take_answer_states(self, jobs: list[Job]) -> None:
-        states = self._states(jobs, len(jobs))
-        for index, job in enumerate(jobs):
-            if job.follows_states and job.hidden is not None and states is not None:
-                job.hidden.take_answer_token(states[:, index])
+    def _guess(self, jobs: list[Job]) -> list[list[int]]:
+        """What may come next, for each job: nothing where guessing does not pay."""
+        if self._drafter is None:
+            return [[] for _ in jobs]
+        began = time.perf_counter()
+        asks: dict[int, Ask] = {}
+        for job in jobs:
+            room = min(job.max_tokens - len(job.tokens), self._n_context - job.n_past) - 1
+            wanted = 0 if job.pace is None else job.pace.length(self._cost, len(jobs) - 1)
+            if min(wanted, room) > 0:
+                tokens = [*job.prompt, *job.tokens]
+                asks[job.seq] = Ask(job.seq, tokens, min(wanted, room))
+        proposed = dict(zip(asks, self._drafter.propose(list(asks.values())), strict=True))
+        self._cost.per_guess = self._drafter.seconds_per_guess
+        self._meter.seconds_guessing += time.perf_counter() - began
+        return [proposed.get(job.seq, []) for job in jobs]
+
+    def _verify(
+        self, job: Job, inputs: Sequence[int], first_row: int, states: NDArray[np.float32] | None
+    ) -> None:
+        """Take the token after each of `inputs`, as long as the next input is the one taken.
+
+        A token is drawn as it would be without guessing, which for guesses that are certain of
+        themselves is rejection sampling: answers have the same distribution, even the same tokens.
+        """
+        start, taken = job.n_past, 0
+        for t, token in enumerate(inputs):
+            if t > 0 and token != job.next_token:
+                break
+            taken = t + 1
+            job.n_past = start + taken
+            if states is not None and job.follows_states and job.hidden is not None:
+                job.hidden.take_answer_token(states[:, t])
+            self._take_token(job, self._context.logits(first_row + t))
+            if job.next_token is None:
+                break
+        if taken < len(inputs):
+            self._context.clear(job.seq, start + taken)
+        if len(inputs) > 1 and job.pace is not None:
+            guessed, accepted = len(inputs) - 1, taken - 1
+            job.pace.verified(guessed, accepted)
+            job.n_guessed += guessed
+            job.n_accepted += accepted
+            self._meter.guessed += guessed
+            self._meter.accepted += accepted
 
     def _states(self, jobs: list[Job], n: int) -> NDArray[np.float32] | None:
         """The hidden states of the last batch; without them the jobs' traces have none."""
@@ -285,25 +391,36 @@ class Scheduler:
 
     def _read_prompt(self, job: Job) -> int:
         """Prefill the next chunk; returns its length. The last one yields the first token."""
-        n_left = len(job.prompt) - job.n_past
-        n = min(n_left, PREFILL_CHUNK)
-        if 0 < n_left - n < LEAST_CHUNK:
-            n -= LEAST_CHUNK
-        chunk = job.prompt[job.n_past : job.n_past + n]
+        chunk = job.prompt[job.n_past : job.n_past + self._chunk_length(job)]
         is_last = job.n_past + len(chunk) == len(job.prompt)
         wants_hidden = is_last and any(each.hidden is not None for each in (job, *job.siblings))
         entry = BatchEntry(job.seq, chunk, job.n_past, want_logits=is_last)
+        began = time.perf_counter()
         if self._decode([job], [entry], Copy.LAST_ROW if wants_hidden else Copy.NOTHING):
+            self._meter.seconds_prefill += time.perf_counter() - began
             job.n_past += len(chunk)
             self._prefilled += len(chunk)
+            if self._prefixes is not None and job.n_past == job.n_system:
+                self._prefixes.save(self._context, job)
             if is_last:
                 self._leave_prompt(job, self._context.logits(len(chunk) - 1), wants_hidden)
         return len(chunk)
 
+    def _chunk_length(self, job: Job) -> int:
+        to_system = job.n_system - job.n_past
+        if self._prefixes is not None and LEAST_CHUNK <= to_system <= self._chunk:
+            return to_system  # what is kept on disk ends here
+        n_left = len(job.prompt) - job.n_past
+        n = min(n_left, self._chunk)
+        return n - LEAST_CHUNK if 0 < n_left - n < LEAST_CHUNK else n
+
     def _leave_prompt(self, job: Job, row: FloatRow, with_states: bool) -> None:
         """The prompt is read, `row` follows it: fork the siblings, and take the first token."""
+        self._meter.reused += job.n_reused
         if job.continuations:
-            self._score(job, row)
+            scores = self._scorer.score(job, row)
+            if scores is not None:
+                self._end(job, scores)
             return
         jobs = [job, *self._fork_siblings(job)]
         states = self._states(jobs, 1) if with_states else None
@@ -319,16 +436,16 @@ class Scheduler:
     def _fork_siblings(self, job: Job) -> list[Job]:
         """Let siblings go on from the prompt that `job` has read, as far as there are slots.
 
-        The others wait like any request; each reads the prompt's end again in the slot it gets.
+        The others wait like any request; each takes the prompt from a cache when it gets a slot.
         """
         forks = []
         for sibling in job.siblings:
             if sibling.cancelled:
                 self._count_end()
-            elif self._free:
-                sibling.seq = self._free.pop(0)
+            elif self._sequences.n_free:
+                sibling.seq = self._sequences.take_neighbour()
                 sibling.admitted = job.admitted
-                sibling.n_past = job.n_past
+                sibling.n_past = sibling.n_reused = job.n_past
                 self._context.copy(job.seq, sibling.seq)
                 self._active.append(sibling)
                 forks.append(sibling)
@@ -337,45 +454,9 @@ class Scheduler:
         job.siblings = []
         return forks
 
-    def _score(self, job: Job, row: FloatRow) -> None:
-        """Score the continuations, as many at once as there are slots, and complete the job."""
-        log_z = _log_normaliser(row)
-        found = [[float(row[tokens[0]]) - log_z] for tokens in job.continuations]
-        longer = [i for i, tokens in enumerate(job.continuations) if len(tokens) > 1]
-        while longer:
-            # Each is read with the prompt's last token before it, and all are padded to one
-            # length: the bits then don't depend on how many go into a batch.
-            length = max(len(job.continuations[i]) for i in longer)
-            room = max(1, PREFILL_CHUNK // length)
-            seqs = [job.seq, *self._free[: min(room, len(longer)) - 1]]
-            now, longer = longer[: len(seqs)], longer[len(seqs) :]
-            if not self._score_batch(job, seqs, now, length, found):
-                return
-        self._end(job, Scores(tuple(tuple(logprobs) for logprobs in found)))
-
-    def _score_batch(
-        self, job: Job, seqs: list[int], now: list[int], length: int, found: list[list[float]]
-    ) -> bool:
-        start = len(job.prompt) - 1
-        batch = []
-        for seq, i in zip(seqs, now, strict=True):
-            if seq != job.seq:
-                self._context.copy(job.seq, seq)
-                self._cached[seq] = job.prompt[:start]
-            self._context.clear(seq, start)
-            tokens = [job.prompt[-1], *job.continuations[i][:-1]]
-            tokens += tokens[-1:] * (length - len(tokens))
-            batch.append(BatchEntry(seq, tokens, start, want_logits=True, want_all=True))
-        job.n_past = start
-        if not self._decode([job], batch, Copy.NOTHING):
-            return False
-        self._prefilled += length * len(now)
-        for place, (seq, i) in enumerate(zip(seqs, now, strict=True)):
-            for t, token in enumerate(job.continuations[i][1:], start=1):
-                after = self._context.logits(place * length + t)
-                found[i].append(float(after[token]) - _log_normaliser(after))
-            self._context.clear(seq, start)
-        return True
+    def _decode_scores(self, job: Job, batch: list[BatchEntry]) -> bool:
+        self._prefilled += sum(len(entry.tokens) for entry in batch)
+        return self._decode([job], batch, Copy.NOTHING)
 
     def _decode(self, jobs: list[Job], batch: list[BatchEntry], copy: Copy) -> bool:
         """Run a batch. One that llama.cpp can't compute ends the requests in it, not the engine."""
@@ -392,19 +473,27 @@ class Scheduler:
         return True
 
     def _take_token(self, job: Job, row: FloatRow) -> None:
-        started = time.perf_counter()
+        """The token that follows `row`; `next_token` is None afterwards when it ended the job."""
+        job.next_token = None
+        began = time.perf_counter()
         if not job.first_token:
-            job.first_token = started
+            job.first_token = began
         best = self._reader.read(row)
+        read = time.perf_counter()
         token = job.chooser.choose(row, best)
+        chosen = time.perf_counter()
         statistics = self._reader.statistics(token, job.request.top_logprobs)
-        job.uq_seconds += time.perf_counter() - started
+        counted = time.perf_counter()
+        job.uq_seconds += counted - began
+        self._meter.seconds_statistics += (read - began) + (counted - chosen)
+        self._meter.seconds_sampling += chosen - read
         self._decoded += 1
         if self._model.is_end(token):
             job.end_logprob = statistics.logprob
             self._complete(job, "stop")
             return
         offset, shown = job.text.push(self._model.piece(token))
+        self._meter.seconds_text += time.perf_counter() - counted
         job.tokens.append(token)
         job.offsets.append(offset)
         job.statistics.append(statistics)
@@ -423,45 +512,9 @@ class Scheduler:
         rest = job.text.finish()
         if rest and job.request.stream:
             job.sink(TextDelta(rest))
-        self._end(job, self._completion(job, finish_reason))
-
-    def _completion(self, job: Job, finish_reason: str) -> Completion:
-        text = job.text.text
-        kept = [i for i, offset in enumerate(job.offsets) if offset < len(text)]
-        steps = [job.statistics[i] for i in kept]
-        tokens = [job.tokens[i] for i in kept]
-        k = job.request.top_logprobs
-        trace = Trace(
-            text=text,
-            tokens=np.array(tokens, np.int64),
-            offsets=np.array([job.offsets[i] for i in kept], np.int64),
-            logprobs=np.array([s.logprob for s in steps]),
-            entropies=np.array([s.entropy for s in steps]),
-            margins=np.array([s.margin for s in steps]),
-            top_ids=np.array([s.top_ids for s in steps], np.int64).reshape(len(steps), k),
-            top_logprobs=np.array([s.top_logprobs for s in steps]).reshape(len(steps), k),
-            end_logprob=job.end_logprob,
-            finish_reason=finish_reason,
-            n_prompt=len(job.prompt),
-            hidden=job.hidden.result() if job.hidden is not None else None,
-        )
-        ended = time.perf_counter()
-        began = job.first_token or ended  # a gated answer has no first token
-        timings = EngineTimings(
-            queue=(job.admitted - job.submitted) * 1e3,
-            prefill=(began - job.admitted) * 1e3,
-            decode=(ended - began - job.uq_seconds) * 1e3,
-            uq=job.uq_seconds * 1e3,
-        )
-        seconds = ended - job.admitted
+        self._end(job, completion_of(job, self._model, finish_reason))
+        seconds = time.perf_counter() - job.admitted
         self._seconds_per_job += 0.1 * (seconds - self._seconds_per_job)
-        piece = self._model.piece
-        return Completion(
-            trace=trace,
-            timings=timings,
-            pieces=tuple(piece(t) for t in tokens),
-            top_pieces=tuple(tuple(piece(t) for t in s.top_ids) for s in steps),
-        )
 
     def _end(self, job: Job, last: Completion | Scores | EngineError) -> None:
         if job in self._active:
@@ -474,8 +527,7 @@ class Scheduler:
         self._waiting.extendleft(job.siblings)  # it ended before its prompt was read
         job.siblings = []
         self._active.remove(job)
-        self._cached[job.seq] = [*job.prompt, *job.tokens][: job.n_past]
-        self._free.append(job.seq)
+        self._sequences.release(job.seq, job.held)
         self._count_end()
 
     def _count_end(self) -> None:
@@ -487,14 +539,6 @@ def _wants_states(request: GenerateRequest) -> bool:
     return request.hidden or (request.exits is not None and request.exits.gate is not None)
 
 
-def _log_normaliser(row: FloatRow) -> float:
-    best = float(row.max())
-    return best + float(np.log(np.exp(row - best).sum(dtype=np.float64)))
-
-
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens both begin with."""
-    for n, (one, other) in enumerate(zip(a, b, strict=False)):
-        if one != other:
-            return n
-    return min(len(a), len(b))
+def _inputs(job: Job, guess: list[int]) -> list[int]:
+    assert job.next_token is not None, "only answering jobs are decoded"
+    return [job.next_token, *guess]

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from router.answer import Decision, Query
 from service.disconnect import until_disconnect
 from service.gateway import StreamHead, StreamItem
+from service.keys import tenant_of
 from service.openai import ChatRequest
 from service.parse import read_chat_request
 from service.query import to_query, wants_logprobs
@@ -35,7 +36,8 @@ async def chat_completions(request: Request, gateway: GatewayDep) -> Response:
     and its short form in `X-Router-*` headers.
     """
     chat, raw = await read_chat_request(request)
-    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab)
+    tenant = tenant_of(request.headers)
+    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab, tenant=tenant)
     key = gateway.key(query, request.headers)
     envelope = Envelope.new(gateway.info)
     if chat.stream:

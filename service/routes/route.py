@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from service.disconnect import until_disconnect
 from service.errors import bad_request
+from service.keys import tenant_of
 from service.parse import read_chat_request
 from service.query import to_query
 from service.replies import Envelope, route_decision, router_headers
@@ -27,7 +28,8 @@ async def route(request: Request, gateway: GatewayDep) -> Response:
     chat, raw = await read_chat_request(request)
     if chat.stream:
         raise bad_request("A decision can't be streamed; leave 'stream' out.", "stream")
-    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab)
+    tenant = tenant_of(request.headers)
+    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab, tenant=tenant)
     served = await until_disconnect(request, gateway.route(query))
     body = route_decision(served.answer, Envelope.new(gateway.info), served.cache)
     return StrictJSONResponse(body, headers=router_headers(served.answer.decision, served.cache))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.answer import Query
-from service.keys import Facts, cache_key, shareable, worth_keeping
+from service.keys import Facts, cache_key, shareable, tenant_of, worth_keeping
 from service.parse import parse_chat_request
 from service.query import to_query
 from tests.service.scripted import LOCAL, QUESTION, REMOTE
@@ -89,7 +89,15 @@ def test_the_facts_matter(change: dict[str, Any]) -> None:
 
 
 def test_tenants_share_nothing() -> None:
-    assert cache_key(query(), FACTS, tenant="a") != cache_key(query(), FACTS, tenant="b")
+    keys = {cache_key(replace(query(), tenant=tenant), FACTS) for tenant in ("", "a", "b")}
+    assert len(keys) == 3
+
+
+def test_a_tenant_is_known_by_the_key_that_it_sends() -> None:
+    assert tenant_of({}) == tenant_of({"authorization": " "}) == ""
+    mine, theirs = (tenant_of({"authorization": f"Bearer {key}"}) for key in ("mine", "theirs"))
+    assert len({"", mine, theirs}) == 3
+    assert "mine" not in mine
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""Guessing tokens changes how long an answer takes, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from router.engine.context import BatchEntry, Context
+from router.engine.local import LocalEngine
+from router.engine.messages import (
+    GREEDY,
+    Completion,
+    EngineConfig,
+    GenerateRequest,
+    Message,
+    Sampler,
+    TextDelta,
+)
+from router.errors import ModelError
+
+pytestmark = pytest.mark.model
+in_module = pytest.mark.asyncio(loop_scope="module")
+
+COPY = (
+    "Repeat this list exactly, and then once more: apple, pear, plum, apple, pear, plum, apple, "
+    "pear, plum, apple, pear, plum."
+)
+QUESTIONS = (COPY, "Why is the sky blue?", "Count from one to twenty.", "Write hello ten times.")
+
+
+@contextlib.asynccontextmanager
+async def running(path: Path, speculative: str, draft: Path | None) -> AsyncIterator[LocalEngine]:
+    config = EngineConfig(str(path), context=512, slots=4, speculative=speculative)
+    engine = LocalEngine(dataclasses.replace(config, draft_model_path=str(draft or "")))
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plain(model_path: Path) -> AsyncIterator[LocalEngine]:
+    async with running(model_path, "off", None) as engine:
+        yield engine
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["lookup", "draft"])
+async def guessing(
+    model_path: Path, draft_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[LocalEngine]:
+    async with running(model_path, request.param, draft_path) as engine:
+        yield engine
+
+
+def asked(question: str, sampler: Sampler = GREEDY, **fields: object) -> GenerateRequest:
+    request = GenerateRequest((Message("user", question),), sampler, max_tokens=40, hidden=True)
+    return dataclasses.replace(request, **fields)  # type: ignore[arg-type]
+
+
+def assert_same(one: Completion, other: Completion) -> None:
+    ours, theirs = one.trace, other.trace
+    assert ours.text == theirs.text
+    assert ours.finish_reason == theirs.finish_reason
+    for name in ("tokens", "offsets", "logprobs", "entropies", "margins", "top_logprobs"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), name)
+    np.testing.assert_array_equal(ours.end_logprob, theirs.end_logprob)
+    assert ours.hidden is not None
+    assert theirs.hidden is not None
+    for place in ("prompt_end", "answer_last", "answer_mean"):
+        np.testing.assert_array_equal(getattr(ours.hidden, place), getattr(theirs.hidden, place))
+
+
+@in_module
+@pytest.mark.parametrize("question", QUESTIONS)
+async def test_greedy_answers_and_all_that_is_observed_of_them(
+    plain: LocalEngine, guessing: LocalEngine, question: str
+) -> None:
+    request = asked(question, top_logprobs=3)
+    assert_same(await guessing.generate(request), await plain.generate(request))
+
+
+@in_module
+async def test_several_at_once(plain: LocalEngine, guessing: LocalEngine) -> None:
+    alone = [await plain.generate(asked(question)) for question in QUESTIONS]
+    together = await asyncio.gather(*(guessing.generate(asked(q)) for q in QUESTIONS))
+    for ours, theirs in zip(together, alone, strict=True):
+        assert_same(ours, theirs)
+
+
+@in_module
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler(temperature=0.8, seed=3),
+        Sampler(temperature=1.0, top_p=0.9, top_k=40, seed=4),
+        Sampler(repetition_penalty=1.1, frequency_penalty=0.3),
+    ],
+)
+async def test_drawn_answers_are_the_same_ones(
+    plain: LocalEngine, guessing: LocalEngine, sampler: Sampler
+) -> None:
+    request = asked(COPY, sampler)
+    assert_same(await guessing.generate(request), await plain.generate(request))
+
+
+@in_module
+async def test_log_probabilities_are_the_models_own(guessing: LocalEngine) -> None:
+    completion = await guessing.generate(asked(COPY))
+    assert completion.n_accepted > 0, "nothing was guessed right: this test would show nothing"
+    assert (completion.trace.logprobs < 0.0).all()
+    assert len(set(completion.trace.logprobs)) == len(completion.trace.logprobs)
+
+
+@in_module
+async def test_the_share_of_right_guesses_is_told(guessing: LocalEngine) -> None:
+    before = (await guessing.stats()).extra
+    completion = await guessing.generate(asked(COPY))
+    after = (await guessing.stats()).extra
+    assert 0 < completion.n_accepted <= completion.n_guessed
+    assert after["guessed"] - before["guessed"] == completion.n_guessed
+    assert after["accepted"] - before["accepted"] == completion.n_accepted
+
+
+@in_module
+async def test_ends_where_it_should(plain: LocalEngine, guessing: LocalEngine) -> None:
+    for limit in (1, 2, 3, 17):
+        request = asked(COPY, max_tokens=limit)
+        completion = await guessing.generate(request)
+        assert_same(completion, await plain.generate(request))
+    stopped = asked(COPY, stop=("plum",))
+    assert_same(await guessing.generate(stopped), await plain.generate(stopped))
+
+
+@in_module
+async def test_an_answer_to_the_end_of_the_context(
+    plain: LocalEngine, guessing: LocalEngine
+) -> None:
+    long = "Repeat for ever: one two three. " * 55
+    request = asked(long, max_tokens=None)
+    ours, theirs = await guessing.generate(request), await plain.generate(request)
+    assert_same(ours, theirs)
+
+
+@in_module
+async def test_a_stream_is_whole(guessing: LocalEngine) -> None:
+    text = ""
+    async for event in guessing.stream(asked(COPY, stream=True)):
+        if isinstance(event, TextDelta):
+            text += event.text
+        else:
+            assert event.trace.text == text
+
+
+async def test_a_draft_model_that_is_missing(model_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no\.gguf"):
+        async with running(model_path, "draft", tmp_path / "no.gguf"):
+            pass
+
+
+def test_rows_come_in_the_order_told() -> None:
+    """Hidden states are copied while a batch is computed: rows must be told apart by order."""
+    order = Context.computed_order
+    entries = [
+        BatchEntry(seq, [0] * n, 0, want_logits=True)
+        for seq, n in ((0, 1), (1, 3), (2, 2), (5, 2), (6, 1))
+    ]
+    assert order(entries) == [
+        *((0, 0), (1, 0), (2, 0)),
+        *((1, 1), (2, 1)),
+        (1, 2),
+        *((3, 0), (4, 0)),
+        (3, 1),
+    ]
