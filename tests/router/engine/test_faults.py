@@ -335,3 +335,12 @@ class TestMemory:
         assert not other.alive
         await other.close()
         await assert_healthy(engine, fresh)
+
+    @pytest.mark.parametrize(("context", "slots"), [(2**30, 8), (2**32 + 256, 1), (0, 1)])
+    async def test_numbers_that_llama_cpp_would_wrap_around_are_refused(
+        self, model_path: Path, context: int, slots: int
+    ) -> None:
+        other = LocalEngine(config(model_path, context=context, slots=slots))
+        with pytest.raises(EngineError, match=rf"{context}.*`context`|`context` is {context}"):
+            await other.start()
+        assert not other.alive
