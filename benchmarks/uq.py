@@ -54,6 +54,7 @@ from router.engine.local import LocalEngine, usable_cores
 from router.engine.messages import Completion, EngineConfig, GenerateRequest, Message, Sampler
 from router.engine.sampling import StepReader, TokenStatistics
 from router.engine.scheduler import PREFILL_CHUNK, Scheduler
+from router.engine.sequences import Held, common_prefix
 from router.engine.tap import COMPILED, Tap
 from router.models import resolve_model
 from router.signals import N_SAMPLES, gather
@@ -170,12 +171,12 @@ def forget(engine: LocalEngine) -> None:
 @contextlib.contextmanager
 def rewound(engine: LocalEngine) -> Iterator[None]:
     """Leave an idle engine's slots as they were, but for what was written over."""
-    cached = engine._loaded.scheduler._cached
-    before = [list(tokens) for tokens in cached]
+    slots = engine._loaded.scheduler._sequences._held
+    before = list(slots)
     yield
-    for slot, (old, new) in enumerate(zip(before, cached, strict=True)):
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))
-        cached[slot] = [token for token, _ in same]
+    for slot, (old, new) in enumerate(zip(before, slots, strict=True)):
+        same = common_prefix(old.tokens, new.tokens)
+        slots[slot] = Held(old.tenant, old.tokens[:same])
 
 
 @contextlib.contextmanager

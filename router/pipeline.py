@@ -224,8 +224,9 @@ class Pipeline:
         """
         clock, rule = Clock(), self._rule
         if query.mode == "local" and not query.needs:
-            async for event in self._stream_local(query, rule, clock):
-                yield event
+            async with contextlib.aclosing(self._stream_local(query, rule, clock)) as events:
+                async for event in events:
+                    yield event
             return
         attempt = await self._attempt(query, rule)
         upstream = None
@@ -253,7 +254,7 @@ class Pipeline:
 
     async def _stream_local(
         self, query: Query, rule: _Rule, clock: Clock
-    ) -> AsyncIterator[StreamEvent]:
+    ) -> AsyncGenerator[StreamEvent, None]:
         """A local answer piece by piece, judged when it is whole."""
         request = dataclasses.replace(self._request(query, rule.judge, None), stream=True)
         begun = False

@@ -11,6 +11,8 @@ a trace is the most confident one possible, and a router would never escalate.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from uq.trace import FloatArray, Trace
@@ -24,21 +26,25 @@ _ENTROPY_OF_CERTAIN = 1e-3
 """More entropy, in nats, than a step can have whose chosen token has probability 1 up to
 `ROUNDING`: at most 1.3e-4 + 1e-5 ln(V), below 2.7e-4 for a vocabulary of a million."""
 
+_LOWEST = float(np.finfo(np.float32).min)
+"""No log-probability of logits in single precision lies below; sums of such ones are finite."""
 
+
+@functools.lru_cache(maxsize=16)  # a dozen estimators ask the same of a trace
 def usable_logprobs(trace: Trace) -> FloatArray | None:
     """Return the log-probabilities of the chosen tokens, or None when they can't be believed.
 
-    They can't when the trace is empty, when a value is NaN, infinite or positive, when all are
-    exactly 0, or when one is exactly 0 although the entropy of its step says that other tokens had
-    a chance. A genuine answer has only zeros if each of its tokens had probability 1 up to
-    rounding; that is not told apart from a broken one.
+    They can't when the trace is empty, when a value is NaN, positive or beyond what single
+    precision holds, when all are exactly 0, or when one is exactly 0 although the entropy of its
+    step says that other tokens had a chance. A genuine answer has only zeros if each of its tokens
+    had probability 1 up to rounding; that is not told apart from a broken one.
 
     Returns
     -------
     float array of shape (n,), n >= 1, in (-inf, 0]; or None
     """
     logprobs = trace.logprobs
-    if not _within(logprobs, -np.inf, 0.0) or not logprobs.any():
+    if not _within(logprobs, _LOWEST, 0.0) or not logprobs.any():
         return None
     if np.any((logprobs == 0.0) & (trace.entropies > _ENTROPY_OF_CERTAIN)):
         return None

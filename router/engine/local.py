@@ -193,7 +193,7 @@ class _Parts:
         memory = None if self.model.n_offloaded else available_memory()
         check_memory(self.model, config.context, config.slots, kv_types, memory)
         with explained(self._placement):
-            context = Context(
+            self.context = Context(
                 self.model,
                 n_context=config.context,
                 n_seq=config.slots,
@@ -203,7 +203,7 @@ class _Parts:
                 flash_attn=config.flash_attn,
                 tap=Tap(layers, width=self.model.n_embd, capacity=rows) if layers else None,
             )
-        opened.callback(context.close)
+        opened.callback(self.context.close)
         self.info = EngineInfo(
             model_path=str(path),
             model_sha256=file_sha256(path),
@@ -225,7 +225,7 @@ class _Parts:
             opened.callback(self.prefixes.close)
         self.scheduler = Scheduler(
             self.model,
-            context,
+            self.context,
             n_context=config.context,
             n_slots=config.slots,
             n_queue=config.queue,

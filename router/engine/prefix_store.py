@@ -53,7 +53,7 @@ def engine_binding(
     return {
         "model_sha256": info.model_sha256,
         "build": info.build,
-        "offload": info.offload,
+        "offload": info.offload.partition(" (")[0],  # not how much memory was free
         "n_embd": str(n_embd),
         "n_layer": str(info.n_layer),
         "n_context": str(info.n_context),

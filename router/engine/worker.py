@@ -199,15 +199,17 @@ class _Child:
         number = next(self._numbers)
         replies = self._replies[number] = asyncio.Queue()
         self._send(number, body)
+        is_last = False
         try:
             while True:
                 reply = await replies.get()
+                is_last = not isinstance(reply, TextDelta)
                 if isinstance(reply, RouterError):
                     raise reply
                 yield reply
         finally:
             del self._replies[number]
-            if not self.gone.is_set():
+            if not is_last and not self.gone.is_set():
                 self._send(number, wire.Cancel())
 
     async def ask_one(self, body: wire.Down) -> wire.Reply:
