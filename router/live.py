@@ -18,10 +18,11 @@ from router.config import Settings
 from router.errors import LedgerError
 from router.ledger import Ledger
 from router.live_watch import LiveReport, OnDrift, Watch
+from router.pause import Pause
 
 log = logging.getLogger("router.live")
 
-SECONDS_BETWEEN_WRITES = 0.1
+SECONDS_BETWEEN_WRITES = 0.5
 """A transaction for each query would cost more than deciding it; one for several does as well."""
 
 
@@ -56,6 +57,7 @@ class Live:
         self._rng = rng or random.Random()
         self._watches: dict[str, Watch] = {}
         self._writers: dict[str, asyncio.Task[None]] = {}
+        self._pause = Pause(SECONDS_BETWEEN_WRITES)
 
     @classmethod
     def from_settings(
@@ -112,8 +114,9 @@ class Live:
 
     async def settled(self) -> None:
         """Wait until what is known so far has been written, or could not be."""
-        while self._writers:
-            await asyncio.gather(*self._writers.values())
+        with self._pause.hurry():
+            while self._writers:
+                await asyncio.gather(*self._writers.values())
 
     async def close(self) -> None:
         """Write what waits."""
@@ -127,7 +130,7 @@ class Live:
         try:
             while watch.behind:
                 await watch.write(ledger)
-                await asyncio.sleep(SECONDS_BETWEEN_WRITES)
+                await self._pause.wait()
         except LedgerError as error:  # what waits goes with the next query's
             self._on_fault(error)
         except Exception:  # a bug: answers must not suffer from it

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from router.answer import Answer, Query
 from router.errors import LedgerError
 from router.ledger import Decided, Label, Ledger
+from router.pause import Pause
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ Entry = Decided | Label | Callable[[], Label | None]
 CAPACITY = 4096
 """Entries that may wait; further ones are lost, and counted."""
 
-SECONDS_TO_GATHER = 0.05
+SECONDS_TO_GATHER = 0.5
 """A transaction for several entries costs hardly more than for one."""
 
 BATCH = 256
@@ -49,6 +50,7 @@ class Books:
         self._waiting: asyncio.Queue[Entry] = asyncio.Queue(CAPACITY)
         self._writer: asyncio.Task[None] | None = None
         self._log_at = 0.0
+        self._pause = Pause(SECONDS_TO_GATHER)
 
     def keep(self, *entries: Entry) -> None:
         """Have `entries` written, soon."""
@@ -91,8 +93,9 @@ class Books:
         Raises LedgerError when the ledger is too slow for that.
         """
         try:
-            async with asyncio.timeout(SETTLE_SECONDS):
-                await self._waiting.join()
+            with self._pause.hurry():
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._waiting.join()
         except TimeoutError:
             raise LedgerError("the ledger is behind with what it has to write") from None
 
@@ -118,7 +121,7 @@ class Books:
     async def _write(self, ledger: Ledger) -> None:
         while True:
             entries = [await self._waiting.get()]
-            await asyncio.sleep(SECONDS_TO_GATHER)
+            await self._pause.wait()
             while len(entries) < BATCH and not self._waiting.empty():
                 entries.append(self._waiting.get_nowait())
             try:

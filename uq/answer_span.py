@@ -2,6 +2,7 @@ r"""Uncertainty over the tokens that state the answer, leaving out the words aro
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
@@ -107,6 +108,7 @@ class AnswerSpanMin(AnswerOnly):
         return float("nan") if logprobs is None else float(-logprobs.min())
 
 
+@functools.lru_cache(maxsize=16)  # three estimators ask the same of a trace
 def span_logprobs(trace: Trace) -> FloatArray | None:
     """Return the log-probabilities of the tokens that state the answer, or None.
 

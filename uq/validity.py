@@ -12,6 +12,7 @@ a trace is the most confident one possible, and a router would never escalate.
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -51,6 +52,7 @@ def usable_logprobs(trace: Trace) -> FloatArray | None:
     return np.minimum(logprobs, 0.0)
 
 
+@functools.lru_cache(maxsize=16)
 def usable_entropies(trace: Trace) -> FloatArray | None:
     """Return the entropies of the steps, or None when they can't be believed.
 
@@ -67,6 +69,7 @@ def usable_entropies(trace: Trace) -> FloatArray | None:
     return np.maximum(entropies, 0.0) if entropies.any() else None
 
 
+@functools.lru_cache(maxsize=16)
 def usable_margins(trace: Trace) -> FloatArray | None:
     """Return the top-1/top-2 margins of the steps, or None when they can't be believed.
 
@@ -96,9 +99,7 @@ def usable_offsets(trace: Trace) -> bool:
 
 def _within(values: FloatArray, low: float, high: float) -> bool:
     """Whether there are values, all of them finite and in [low, high] up to rounding."""
-    return bool(
-        len(values) > 0
-        and np.all(np.isfinite(values))
-        and np.all(values >= low - ROUNDING)
-        and np.all(values <= high + ROUNDING)
-    )
+    if len(values) == 0:
+        return False
+    least, most = float(values.min()), float(values.max())  # NaN if one is, and then not within
+    return low - ROUNDING <= least and most <= high + ROUNDING and math.isfinite(most - least)

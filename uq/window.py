@@ -42,5 +42,7 @@ class LowestWindowConfidence(AnswerOnly):
         logprobs = usable_logprobs(trace)
         if logprobs is None:
             return float("nan")
-        windows = sliding_window_view(logprobs, min(WINDOW, len(logprobs)))
+        if len(logprobs) <= WINDOW:
+            return float(-logprobs.mean())
+        windows = sliding_window_view(logprobs, WINDOW)
         return float(-windows.mean(axis=1).min())

@@ -186,7 +186,10 @@ class Model:
             params.tensor_split = shares
         self.handle = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
-            raise ModelError(f"llama.cpp could not load {path}{complaints()}")
+            raise ModelError(
+                f"llama.cpp could not load {path}{complaints()}; "
+                "fetch it again if it may be incomplete or damaged"
+            )
         self.path = path
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 from router_client import AsyncRouterClient, BadRequest, RouterClient
 
 from calibration.datasets import builtin
@@ -164,3 +167,42 @@ def test_what_is_loaded_is_told(client: RouterClient, gateway: Gateway) -> None:
     assert client.health()
     assert client.ready()
     assert gateway.metric("router_answers_total") > 0
+
+
+def test_a_local_answer_is_streamed_as_it_is_made(theirs: openai.OpenAI) -> None:
+    def written() -> int:
+        text = httpx.get(str(theirs.base_url).removesuffix("v1/") + "metrics").text
+        return int(float(re.findall(r'router_engine_tokens{what="written"} (\S+)', text)[0]))
+
+    before = written()
+    stream = theirs.chat.completions.create(
+        model="local",
+        messages=[{"role": "user", "content": "Write a very long story about a brave mouse."}],
+        max_tokens=200,
+        stream=True,
+    )
+    first = next(chunk for chunk in stream if chunk.choices[0].delta.content)
+    assert first
+    assert written() - before < 100
+    *_, last = stream
+    assert (last.model_extra or {})["router"]["p_correct"] is not None
+
+
+def test_a_conversation_is_not_read_again_but_for_its_own_tenant(gateway: Gateway) -> None:
+    rules = " ".join(f"Never say the word number {i}." for i in range(20))
+    messages: list[ChatCompletionMessageParam] = [
+        {"role": "system", "content": rules},
+        {"role": "user", "content": "What colour is grass?"},
+    ]
+
+    def cached(key: str, question: str) -> int:
+        with openai.OpenAI(base_url=gateway.url + "/v1", api_key=key, max_retries=0) as client:
+            messages[-1] = {"role": "user", "content": question}
+            reply = client.chat.completions.create(model="local", messages=messages, max_tokens=4)
+        assert reply.usage is not None
+        details = reply.usage.prompt_tokens_details
+        return 0 if details is None else details.cached_tokens or 0
+
+    assert cached("mine", "What colour is grass?") == 0
+    assert cached("mine", "What colour is snow?") > 150
+    assert cached("theirs", "What colour is milk?") == 0

@@ -331,3 +331,64 @@ async def test_the_decision_alone_asks_nobody(folder: Path) -> None:
     assert given.decision.route == "remote"
     assert given.text == "London"
     assert given.cost_usd == 0
+
+
+class PieceByPiece(FakeEngine):
+    """Says its answer in two pieces, the second one only when it is asked for."""
+
+    def __init__(self, reply: Any) -> None:
+        super().__init__(reply)
+        self.said: list[str] = []
+        self.ended = False
+
+    async def stream(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[TextDelta | Completion, None]:
+        completion = await self.generate(request)
+        middle = len(completion.trace.text) // 2
+        try:
+            for piece in (completion.trace.text[:middle], completion.trace.text[middle:]):
+                self.said.append(piece)
+                yield TextDelta(piece)
+            yield completion
+        finally:
+            self.ended = True
+
+
+async def test_where_nothing_is_to_be_decided_the_text_comes_as_it_is_made(folder: Path) -> None:
+    engine = PieceByPiece(SURE)
+    async with pipeline(engine, folder) as made:
+        parts = made.stream(query(mode="local"))
+        decision = await anext(parts)
+        assert isinstance(decision, Decision)
+        assert (decision.route, decision.reason, decision.p_correct) == ("local", "policy", None)
+        assert isinstance(await anext(parts), TextDelta)
+        assert len(engine.said) == 1
+        *_, last = [part async for part in parts]
+    assert engine.asked[0].stream
+    assert isinstance(last, Answer)
+    assert last.text == "".join(engine.said)
+    assert last.decision.p_correct is not None
+
+
+async def test_a_stream_that_is_left_leaves_the_engine_too(folder: Path) -> None:
+    engine = PieceByPiece(SURE)
+    async with pipeline(engine, folder) as made:
+        parts = made.stream(query(mode="local"))
+        await anext(parts)
+        await anext(parts)
+        await parts.aclose()
+        assert engine.ended
+
+
+async def test_an_engine_that_fails_before_the_first_piece_fails_the_request(folder: Path) -> None:
+    async with pipeline(EngineDown("gone"), folder) as made:
+        with pytest.raises(EngineDown):
+            await events_of(made, query(mode="local"))
+
+
+async def test_the_engine_knows_who_asks(folder: Path) -> None:
+    engine = FakeEngine(SURE)
+    async with pipeline(engine, folder) as made:
+        await made.answer(query(tenant="mine"))
+    assert engine.asked[0].tenant == "mine"
