@@ -125,11 +125,24 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self._give_up = lambda: loop.call_soon_threadsafe(task.cancel)
         self._loop = loop
+        self._listen_when_loaded(sockets or [])
         await super().startup(sockets)
         if self.started:
             self._ready()
             if self._on_hang_up is not None:
                 self._listener = asyncio.create_task(self._answer_hang_ups(self._on_hang_up))
+
+    def _listen_when_loaded(self, sockets: list[socket.socket]) -> None:
+        """Notice a port that was taken meanwhile: some event loops would not."""
+        load = self.lifespan.startup
+
+        async def load_then_listen() -> None:
+            await load()
+            if not self.lifespan.should_exit:
+                for bound in sockets:
+                    bound.listen(self.config.backlog)
+
+        self.lifespan.startup = load_then_listen
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._listener is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from io import StringIO
 
 import pytest
@@ -199,7 +200,7 @@ class TestJson:
         assert result["p_correct"] == 0.8
         assert result["uncertainty"] == {"perplexity": 1.25, "margin": None}
         assert result["usage"] == {
-            "local": {"prompt_tokens": 5, "completion_tokens": 20},
+            "local": asdict(Usage(5, 20)),
             "remote": None,
         }
         assert result["tokens_per_second"] == pytest.approx(100.0)
@@ -210,7 +211,7 @@ class TestJson:
         result = as_dict(Answer(**{**fields, "usage_remote": Usage(1, 2), "usage_local": None}))
         assert result["usage"] == {
             "local": None,
-            "remote": {"prompt_tokens": 1, "completion_tokens": 2},
+            "remote": asdict(Usage(1, 2)),
         }
         assert result["p_correct"] is None
 

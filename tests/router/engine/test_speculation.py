@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from router.engine.context import BatchEntry, Context
+from router.engine.draft import StepCost
 from router.engine.local import LocalEngine
 from router.engine.messages import (
     GREEDY,
@@ -46,6 +47,14 @@ async def running(path: Path, speculative: str, draft: Path | None) -> AsyncIter
         await engine.close()
 
 
+class AlwaysPays(StepCost):
+    """Steps that take the same whatever they hold: how busy this machine is must not matter."""
+
+    def seconds(self, rows: int) -> float:
+        self.per_guess = 0.0
+        return 1.0 + rows * 1e-6
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def plain(model_path: Path) -> AsyncIterator[LocalEngine]:
     async with running(model_path, "off", None) as engine:
@@ -57,6 +66,7 @@ async def guessing(
     model_path: Path, draft_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[LocalEngine]:
     async with running(model_path, request.param, draft_path) as engine:
+        engine._loaded.scheduler._cost = AlwaysPays()
         yield engine
 
 
