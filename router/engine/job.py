@@ -42,6 +42,9 @@ class Job:
     admitted: float = 0.0
     first_token: float = 0.0
     uq_seconds: float = 0.0
+    unsent: str = ""
+    """Text that is safe to show and waits to be sent with what follows."""
+    sent_at: float = float("-inf")
     n_reused: int = 0
     """Prompt tokens that were found in the cache."""
     n_guessed: int = 0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -51,6 +52,7 @@ class LocalEngine:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._parts: _Parts | None = None
+        self._post: _Post | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -86,7 +88,7 @@ class LocalEngine:
     ) -> AsyncGenerator[TextDelta | Completion, None]:
         parts = self._loaded
         prompt = parts.prompt(request.messages)
-        events, sink = _mailbox()
+        events, sink = self._mailbox()
         n_system = parts.n_system(request.messages, prompt)
         job = parts.scheduler.submit(request, prompt, sink, n_system=n_system)
         try:
@@ -105,7 +107,7 @@ class LocalEngine:
     async def sample(self, request: SampleRequest) -> tuple[Completion, ...]:
         parts = self._loaded
         prompt = parts.prompt(request.request.messages)
-        events, sinks = zip(*(_mailbox() for _ in range(request.n)), strict=True)
+        events, sinks = zip(*(self._mailbox() for _ in range(request.n)), strict=True)
         jobs = parts.scheduler.submit_samples(_independent(request), prompt, sinks)
         try:
             return tuple([await _last(each, Completion) for each in events])
@@ -118,12 +120,18 @@ class LocalEngine:
         prompt = parts.prompt(request.messages)
         continuations = parts.continuations(request.continuations)
         parts.check_room(prompt, continuations)
-        events, sink = _mailbox()
+        events, sink = self._mailbox()
         job = parts.scheduler.submit_score(prompt, continuations, sink, tenant=request.tenant)
         try:
             return await _last(events, Scores)
         finally:
             parts.scheduler.cancel(job)
+
+    def _mailbox(self) -> tuple[asyncio.Queue[Event], Sink]:
+        loop = asyncio.get_running_loop()
+        if self._post is None or self._post.loop is not loop:
+            self._post = _Post(loop)
+        return self._post.mailbox()
 
     async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
         return len(self._loaded.template.tokens(messages))
@@ -132,16 +140,32 @@ class LocalEngine:
         return self._loaded.scheduler.stats()
 
 
-def _mailbox() -> tuple[asyncio.Queue[Event], Sink]:
-    """A queue of this event loop, and what the engine's thread fills it with."""
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event] = asyncio.Queue()
+class _Post:
+    """Brings the engine's events to an event loop, which is woken once for many."""
 
-    def sink(event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who listened
-            loop.call_soon_threadsafe(events.put_nowait, event)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[asyncio.Queue[Event], Event]] = []
 
-    return events, sink
+    def mailbox(self) -> tuple[asyncio.Queue[Event], Sink]:
+        """A queue of the event loop, and what the engine's thread fills it with."""
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        return events, lambda event: self._send(events, event)
+
+    def _send(self, events: asyncio.Queue[Event], event: Event) -> None:
+        with self._lock:
+            self._waiting.append((events, event))
+            is_first = len(self._waiting) == 1
+        if is_first:
+            with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who listened
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            arrived, self._waiting = self._waiting, []
+        for events, event in arrived:
+            events.put_nowait(event)
 
 
 E = TypeVar("E", Completion, Scores)
