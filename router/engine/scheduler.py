@@ -360,9 +360,14 @@ class Scheduler:
         themselves is rejection sampling: answers have the same distribution, even the same tokens.
         """
         start, taken = job.n_past, 0
+        job.n_guessed += len(inputs) - 1  # before the last token completes the job
+        self._meter.guessed += len(inputs) - 1
         for t, token in enumerate(inputs):
-            if t > 0 and token != job.next_token:
-                break
+            if t > 0:
+                if token != job.next_token:
+                    break
+                job.n_accepted += 1
+                self._meter.accepted += 1
             taken = t + 1
             job.n_past = start + taken
             if states is not None and job.follows_states and job.hidden is not None:
@@ -373,12 +378,7 @@ class Scheduler:
         if taken < len(inputs):
             self._context.clear(job.seq, start + taken)
         if len(inputs) > 1 and job.pace is not None:
-            guessed, accepted = len(inputs) - 1, taken - 1
-            job.pace.verified(guessed, accepted)
-            job.n_guessed += guessed
-            job.n_accepted += accepted
-            self._meter.guessed += guessed
-            self._meter.accepted += accepted
+            job.pace.verified(len(inputs) - 1, taken - 1)
 
     def _states(self, jobs: list[Job], n: int) -> NDArray[np.float32] | None:
         """The hidden states of the last batch; without them the jobs' traces have none."""
