@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from router.account import ANONYMOUS, Account
 from router.engine.messages import GREEDY, Completion, Message, Sampler, TextDelta
 from uq.trace import Trace
 
@@ -18,6 +19,7 @@ Reason = Literal[
     "stopped",
     "capability",
     "policy",
+    "budget",
     "busy",
     "drift",
     "upstream_down",
@@ -51,6 +53,7 @@ class Query:
     estimators : further uncertainty scores to report; None reports all free ones.
     needs : what the local model can't do; not empty means reason ``capability``.
     tenant : who asks; answers, and what was read of prompts, are shared within a tenant only.
+    account : what was agreed with who asks.
     """
 
     messages: tuple[Message, ...]
@@ -66,6 +69,7 @@ class Query:
     estimators: tuple[str, ...] | None = None
     needs: tuple[Need, ...] = ()
     tenant: str = ""
+    account: Account = ANONYMOUS
 
 
 @dataclass(frozen=True, slots=True)
