@@ -12,6 +12,7 @@ from uq.trace import Trace
 
 Mode = Literal["auto", "local", "remote"]
 Route = Literal["local", "remote"]
+StreamMode = Literal["hold", "commit"]
 Reason = Literal[
     "confident",
     "uncertain",
@@ -54,6 +55,8 @@ class Query:
     needs : what the local model can't do; not empty means reason ``capability``.
     tenant : who asks; answers, and what was read of prompts, are shared within a tenant only.
     account : what was agreed with who asks.
+    stream_mode : when a streamed answer is decided on: ``hold`` when it is whole, ``commit`` after
+        its first tokens.
     """
 
     messages: tuple[Message, ...]
@@ -70,6 +73,7 @@ class Query:
     needs: tuple[Need, ...] = ()
     tenant: str = ""
     account: Account = ANONYMOUS
+    stream_mode: StreamMode = "hold"
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,22 @@ class Settings(BaseSettings):
         le=1_048_576,
         description="Tokens one request may use, prompt and answer",
     )
+    stream_mode: Literal["hold", "commit"] = Field(
+        default="hold",
+        description="Streamed answers: hold until the answer is whole, or commit to it early",
+    )
+    commit_tokens: int = Field(
+        default=16,
+        ge=1,
+        le=100_000,
+        description="Tokens after which commit decides, if commit_ms are not over before",
+    )
+    commit_ms: int = Field(
+        default=1000,
+        ge=0,
+        le=3_600_000,
+        description="Milliseconds after which commit decides, with the first token at the earliest",
+    )
     slots: int = Field(
         default=8, ge=1, le=256, description="Requests the local engine answers at once"
     )

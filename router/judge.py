@@ -65,6 +65,16 @@ class Judge:
         closer = calibration.looks_closer(calibration.scores(trace))
         return calibration.closer_signals if closer else frozenset()
 
+    def may_look_early(self, query: Query) -> bool:
+        """Whether the beginning of an answer can be judged as a whole one is.
+
+        Not where the calibration reads what is gathered after an answer, such as its follow-ups.
+        """
+        calibration = self._calibration
+        if calibration is None or query.mode != "auto":
+            return False
+        return (calibration.signals | calibration.closer_signals) <= {"hidden"}
+
     def exits(self, query: Query, stance: Stance = AS_CALIBRATED) -> Exits | None:
         """When to give up on an answer that would be escalated anyway.
 
@@ -147,6 +157,11 @@ class Judge:
             threshold=calibration.threshold if calibration else None,
             calibration=calibration.id if calibration else None,
         )
+
+
+def uncertified(decision: Decision) -> Decision:
+    """The decision by a rule that nothing is certain of."""
+    return dataclasses.replace(decision, certificate=None)
 
 
 def degraded(wanted: Decision, reason: Reason) -> Decision:

@@ -30,6 +30,8 @@ from router.engine.messages import (
     Completion,
     Exits,
     GenerateRequest,
+    Look,
+    Partial,
     TextDelta,
 )
 from router.engine.worker import WorkerEngine
@@ -41,7 +43,7 @@ from router.errors import (
     TemplateRefused,
     UpstreamUnavailable,
 )
-from router.judge import AS_CALIBRATED, Judge, Stance, degraded
+from router.judge import AS_CALIBRATED, Judge, Stance, degraded, uncertified
 from router.live import Live
 from router.live_watch import Charge, Watch
 from router.reload import Reloaded, reloaded
@@ -51,6 +53,9 @@ from router.streaming import StreamSummary, first_chunk, pieces_of
 from uq import Trace
 
 log = logging.getLogger("router.pipeline")
+
+LOOK = Look(tokens=16, seconds=1.0)
+"""When a streamed answer is committed to, unless settings say otherwise."""
 
 _SEED = 0
 """Of the samples: the same question and answer draw the same ones, and get the same decision."""
@@ -98,6 +103,7 @@ class Pipeline:
     `start` loads the model and checks that the calibration belongs to it. `warnings` then holds
     what an operator should know (no calibration for this model, another engine build).
     With `live`, budgets are held and drift is noticed; without, the calibration decides alone.
+    `look` is when a query in mode ``commit`` is decided on.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class Pipeline:
         upstream: Upstream | None = None,
         prices: Prices = Prices(),
         live: Live | None = None,
+        look: Look = LOOK,
     ) -> None:
         self.engine = engine
         self.upstream = upstream
@@ -117,6 +124,7 @@ class Pipeline:
         self._rule = _Rule(Judge(None))
         self._calibration_folder = calibration_folder
         self._prices = prices
+        self._look = look
         self._reloading = asyncio.Lock()
 
     async def start(self) -> None:
@@ -215,20 +223,30 @@ class Pipeline:
         )
 
     async def stream(self, query: Query) -> AsyncGenerator[StreamEvent, None]:
-        """Answer `query` in ``hold`` mode: one Decision, then the text, then the Answer.
+        """Answer `query` piece by piece: one Decision, then the text, then the Answer.
 
         The Decision comes once the route is final: with the upstream's first chunk, or the finished
-        local answer. In mode ``local`` the route is final from the beginning: the text comes as it
-        is made, and only the Answer's own decision says how sure the model was. Raises as `answer`;
-        UpstreamUnavailable after chunks means the answer was cut.
+        local answer; in stream mode ``commit`` after the local answer's first tokens. In mode
+        ``local`` the route is final from the beginning. An answer that is sent as it is made has
+        the last word on how sure the model was in the Answer's own decision. Raises as `answer`;
+        an error after the Decision means that the answer was cut.
         """
         clock, rule = Clock(), self._rule
         if query.mode == "local" and not query.needs:
-            async with contextlib.aclosing(self._stream_local(query, rule, clock)) as events:
-                async for event in events:
-                    yield event
-            return
-        attempt = await self._attempt(query, rule)
+            events = self._stream_local(query, rule, clock)
+        elif query.stream_mode == "commit" and not query.needs and rule.judge.may_look_early(query):
+            events = self._stream_early(query, rule, clock)
+        else:
+            attempt = await self._attempt(query, rule)
+            events = self._stream_attempt(query, rule, attempt, clock)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _stream_attempt(
+        self, query: Query, rule: _Rule, attempt: _Attempt, clock: Clock
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """What the attempt leads to: the upstream's answer as it comes, or its own."""
         upstream = None
         decision = attempt.wanted
         if decision.route == "remote":
@@ -252,6 +270,72 @@ class Pipeline:
             yield TextDelta(piece)
         yield self._local(attempt, decision, clock)
 
+    async def _stream_early(
+        self, query: Query, rule: _Rule, clock: Clock
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """A local answer that is decided on after its first tokens, and then sent as it is made."""
+        request = self._early_request(query, rule)
+        held: list[TextDelta] = []
+        begun = False
+        attempt = None
+        try:
+            async with contextlib.aclosing(self.engine.stream(request)) as parts:
+                async for part in parts:
+                    if isinstance(part, TextDelta):
+                        if begun:
+                            yield part
+                        else:
+                            held.append(part)
+                        continue
+                    if isinstance(part, Completion):
+                        attempt = await self._seen(query, rule, request, part, counts=not begun)
+                        break
+                    attempt = self._looked_at(query, rule, part)
+                    decision = self._kept(attempt.wanted)
+                    if self._may_leave(query) and decision.degraded:
+                        break
+                    begun = True
+                    yield decision
+                    for piece in held:
+                        yield piece
+        except EngineError as error:
+            if begun:
+                raise
+            attempt = _failed(rule.judge, error)
+        if attempt is None:
+            raise EngineDown("the engine ended an answer without completing it")
+        if begun:
+            yield self._local(attempt, self._kept(attempt.wanted), clock)
+            return
+        async with contextlib.aclosing(self._stream_attempt(query, rule, attempt, clock)) as events:
+            async for event in events:
+                yield event
+
+    def _early_request(self, query: Query, rule: _Rule) -> GenerateRequest:
+        """Asks to look at the answer early; once it is being sent, it is not given up any more."""
+        exits = self._exits(query, rule) if self._may_leave(query) else None
+        if exits is not None:
+            exits = dataclasses.replace(exits, checkpoints=())
+        request = self._request(query, rule.judge, exits)
+        return dataclasses.replace(request, stream=True, look=self._look)
+
+    def _looked_at(self, query: Query, rule: _Rule, part: Partial) -> _Attempt:
+        """What becomes of an answer by its first tokens."""
+        scores = rule.judge.scores(part.completion.trace)
+        decision = uncertified(rule.judge.decide(query, scores, rule.stance()))
+        charge = None
+        if rule.watch is not None:
+            charge = rule.watch.decided(query, scores, decision, whole=False)
+        if decision.reason == "uncertain":
+            decision = dataclasses.replace(decision, reason="stopped")
+        return _Attempt(decision, part.completion, charge=charge)
+
+    def _kept(self, wanted: Decision) -> Decision:
+        """The decision on a local answer that is sent although `wanted` may be to escalate."""
+        if wanted.route == "local":
+            return wanted
+        return degraded(wanted, "no_upstream" if self.upstream is None else wanted.reason)
+
     async def _stream_local(
         self, query: Query, rule: _Rule, clock: Clock
     ) -> AsyncGenerator[StreamEvent, None]:
@@ -265,6 +349,8 @@ class Pipeline:
                         begun = True
                         yield rule.judge.by_policy(query)
                     yield event
+                    continue
+                if isinstance(event, Partial):
                     continue
                 attempt = await self._judged(query, rule, request, event)
                 if not begun:
@@ -289,11 +375,21 @@ class Pipeline:
         request = self._request(query, judge, exits)
         try:
             completion = await self.engine.generate(request)
-        except (PromptTooLong, TemplateRefused) as error:
-            return _Attempt(judge.escalate("capability"), error=error)
-        except EngineError as error:  # down, or it failed on this very batch: it can't take it now
-            return _Attempt(judge.escalate("busy"), error=error)
-        given_up = judge.given_up(completion.trace, rule.stance())
+        except EngineError as error:
+            return _failed(judge, error)
+        return await self._seen(query, rule, request, completion, counts=counts)
+
+    async def _seen(
+        self,
+        query: Query,
+        rule: _Rule,
+        request: GenerateRequest,
+        completion: Completion,
+        *,
+        counts: bool,
+    ) -> _Attempt:
+        """What becomes of an answer that is finished, or was given up."""
+        given_up = rule.judge.given_up(completion.trace, rule.stance())
         if given_up is not None:
             return _Attempt(given_up, completion)
         return await self._judged(query, rule, request, completion, counts=counts)
@@ -318,9 +414,12 @@ class Pipeline:
         scores = judge.scores(trace)
         # Nothing is awaited from here on: each decision is by all those before it.
         decision = judge.decide(query, scores, rule.stance(), exits=exits)
+        if request.look is not None:
+            decision = uncertified(decision)
         charge = None
         if counts and rule.watch is not None:
-            charge = rule.watch.decided(query, scores, decision, whole=exits is None)
+            whole = exits is None and request.look is None
+            charge = rule.watch.decided(query, scores, decision, whole=whole)
         return _Attempt(decision, completion, charge=charge)
 
     def _exits(self, query: Query, rule: _Rule) -> Exits | None:
@@ -456,6 +555,13 @@ class Pipeline:
         )
 
 
+def _failed(judge: Judge, error: EngineError) -> _Attempt:
+    """The attempt that ended in `error`."""
+    if isinstance(error, PromptTooLong | TemplateRefused):
+        return _Attempt(judge.escalate("capability"), error=error)
+    return _Attempt(judge.escalate("busy"), error=error)  # it can't take it now
+
+
 def build_pipeline(
     settings: Settings, *, engine: Engine | None = None, live: Live | None = None
 ) -> Pipeline:
@@ -473,6 +579,7 @@ def build_pipeline(
         upstream=Upstream.from_settings(settings),
         prices=Prices(settings.upstream_price_in, settings.upstream_price_out),
         live=live,
+        look=Look(settings.commit_tokens, settings.commit_ms / 1e3),
     )
 
 

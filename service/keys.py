@@ -43,7 +43,13 @@ def cache_key(query: Query, facts: Facts) -> str:
         "tenant": query.tenant,
         "facts": asdict(facts),
         "mode": query.mode,
-        "policy": [query.threshold, query.max_risk, query.local_only, query.estimators],
+        "policy": [
+            query.threshold,
+            query.max_risk,
+            query.local_only,
+            query.estimators,
+            query.stream_mode,
+        ],
         "body": {
             name: value
             for name, value in query.body.items()

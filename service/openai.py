@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from router.answer import Mode
+from router.answer import Mode, StreamMode
 
 MAX_STOPS = 16
 MAX_MESSAGES = 2048
@@ -95,7 +95,7 @@ class RouterOptions(Wire):
     `mode` repeats or narrows `model`. `threshold` keeps the local answer iff p_correct is at least
     that; `max_risk` asks for the threshold whose kept answers were wrong at most that often on the
     hold-out. `local_only` forbids that the query leaves the machine. `uq` names the uncertainty
-    scores to report.
+    scores to report. `stream_mode` says when a streamed answer is decided on.
     """
 
     mode: Mode | None = None
@@ -103,6 +103,7 @@ class RouterOptions(Wire):
     max_risk: Annotated[float, Field(ge=0, le=1)] | None = None
     local_only: bool | None = None
     uq: Annotated[list[str], Field(max_length=64)] | None = None
+    stream_mode: StreamMode | None = None
 
 
 class ChatRequest(Wire):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import uq
-from router.answer import Mode, Need, Query
+from router.answer import Mode, Need, Query, StreamMode
 from router.engine.messages import Message, Sampler
 from service.errors import bad_request, model_not_found
 from service.openai import ChatMessage, ChatRequest, RouterOptions
@@ -20,13 +20,18 @@ _ENGINE_ROLE = {"developer": "system", "tool": "user", "function": "user"}
 
 
 def to_query(
-    request: ChatRequest, raw: Mapping[str, Any], *, n_vocab: int, tenant: str = ""
+    request: ChatRequest,
+    raw: Mapping[str, Any],
+    *,
+    n_vocab: int,
+    tenant: str = "",
+    stream_mode: StreamMode = "hold",
 ) -> Query:
     """Return the query that `request` asks.
 
     `raw` is the body as received: the upstream gets it without its `router` object. `n_vocab` is
-    the local vocabulary's size, `tenant` who asks. Raises ApiError when fields contradict each
-    other.
+    the local vocabulary's size, `tenant` who asks, `stream_mode` that of streams which set none.
+    Raises ApiError when fields contradict each other.
     """
     options = request.router or RouterOptions()
     mode = _mode(request, options)
@@ -45,6 +50,7 @@ def to_query(
         estimators=_estimators(options),
         needs=tuple(_needs(request, n_vocab)),
         tenant=tenant,
+        stream_mode=(options.stream_mode or stream_mode) if request.stream else "hold",
     )
 
 

@@ -14,7 +14,7 @@ from router.engine.messages import (
     SampleRequest,
     ScoreRequest,
     Scores,
-    TextDelta,
+    StreamPart,
 )
 
 
@@ -43,7 +43,7 @@ class Engine(Protocol):
     async def generate(self, request: GenerateRequest) -> Completion:
         """Answer one request."""
 
-    def stream(self, request: GenerateRequest) -> AsyncGenerator[TextDelta | Completion, None]:
+    def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
         """Answer one request piece by piece; the Completion comes last."""
 
     async def sample(self, request: SampleRequest) -> tuple[Completion, ...]:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from router.engine.draft import Pace
 from router.engine.hidden import HiddenSums
-from router.engine.messages import Completion, GenerateRequest, Scores, TextDelta
+from router.engine.messages import Completion, GenerateRequest, Partial, Scores, TextDelta
 from router.engine.sampling import TokenChooser, TokenStatistics
 from router.engine.sequences import Held
 from router.engine.text import AnswerText
 from router.errors import EngineError
 
-Event = TextDelta | Completion | Scores | EngineError
-"""What a request's sink is called with; anything but a TextDelta is the last."""
+Event = TextDelta | Partial | Completion | Scores | EngineError
+"""What a request's sink is called with; anything but a TextDelta or a Partial is the last."""
 
 Sink = Callable[[Event], None]
 """Called on the engine's thread; must not block."""
@@ -45,6 +45,7 @@ class Job:
     unsent: str = ""
     """Text that is safe to show and waits to be sent with what follows."""
     sent_at: float = float("-inf")
+    looked_at: bool = False
     n_reused: int = 0
     """Prompt tokens that were found in the cache."""
     n_guessed: int = 0
@@ -85,6 +86,13 @@ class Job:
             return False
         states = sums.result()
         return states is not None and exits.gate.score_states(states) > exits.gate_above
+
+    def is_to_be_looked_at(self, now: float) -> bool:
+        """Whether the request's `look` is due."""
+        look = self.request.look
+        if look is None or self.looked_at:
+            return False
+        return len(self.tokens) >= look.tokens or now - self.submitted >= look.seconds
 
     @property
     def is_hopeless(self) -> bool:

@@ -29,7 +29,7 @@ from router.engine.messages import (
     SampleRequest,
     ScoreRequest,
     Scores,
-    TextDelta,
+    StreamPart,
     default_hidden_layers,
 )
 from router.engine.offload import Placement, explained, load_options, place
@@ -83,9 +83,7 @@ class LocalEngine:
                     return event
         raise EngineDown("the engine ended an answer without completing it")
 
-    async def stream(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[TextDelta | Completion, None]:
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
         parts = self._loaded
         prompt = parts.prompt(request.messages)
         events, sink = self._mailbox()

@@ -61,6 +61,17 @@ class Exits:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """When to look at an answer that is being made: after `tokens` of it, or `seconds` of waiting.
+
+    Whichever comes first, and not before its first token. The seconds count from the request.
+    """
+
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One question for the engine.
 
@@ -73,6 +84,7 @@ class GenerateRequest:
     stream : whether `Engine.stream` should deliver a `TextDelta` per piece of text.
     hidden : whether the trace keeps hidden states, of the layers in `EngineInfo.hidden_layers`.
     exits : when to give up before the answer is finished; None = never.
+    look : when `Engine.stream` should deliver a `Partial`; None = never.
     tenant : who asks; what was read of a prompt is reused for the same tenant only.
     """
 
@@ -84,6 +96,7 @@ class GenerateRequest:
     stream: bool = False
     hidden: bool = False
     exits: Exits | None = None
+    look: Look | None = None
     tenant: str = ""
 
 
@@ -150,6 +163,20 @@ class Completion:
     n_reused: int = 0
     n_guessed: int = 0
     n_accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The answer so far, once, where the request's `look` is due before the answer ends.
+
+    It is the completion that there would be if the answer were broken off here (``"stopped"``).
+    """
+
+    completion: Completion
+
+
+StreamPart = TextDelta | Partial | Completion
+"""What `Engine.stream` delivers; the Completion comes last."""
 
 
 @dataclass(frozen=True, slots=True)

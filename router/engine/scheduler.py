@@ -22,7 +22,14 @@ from router.engine.draft import Ask, Drafter, Pace, StepCost
 from router.engine.hidden import HiddenSums
 from router.engine.job import Job, Sink
 from router.engine.llama import Model
-from router.engine.messages import Completion, EngineStats, GenerateRequest, Scores, TextDelta
+from router.engine.messages import (
+    Completion,
+    EngineStats,
+    GenerateRequest,
+    Partial,
+    Scores,
+    TextDelta,
+)
 from router.engine.meter import Meter
 from router.engine.prefixes import Prefixes
 from router.engine.sampling import StepReader, TokenChooser
@@ -510,6 +517,9 @@ class Scheduler:
             self._complete(job, "stopped")
         else:
             job.next_token = token
+            if job.is_to_be_looked_at(counted):
+                job.looked_at = True
+                job.sink(Partial(completion_of(job, self._model, "stopped")))
 
     def _show(self, job: Job, text: str) -> None:
         """Send text on its way, together with the last bit of it when that is very young.

@@ -17,6 +17,7 @@ from router.engine.messages import (
     EngineStats,
     GenerateRequest,
     Message,
+    Partial,
     SampleRequest,
     ScoreRequest,
     Scores,
@@ -54,7 +55,7 @@ class Samples:
 Down = (
     EngineConfig | GenerateRequest | SampleRequest | ScoreRequest | CountTokens | AskStats | Cancel
 )
-Reply = EngineInfo | TextDelta | Completion | Samples | Scores | int | EngineStats
+Reply = EngineInfo | TextDelta | Partial | Completion | Samples | Scores | int | EngineStats
 Up = Reply | RouterError
 
 

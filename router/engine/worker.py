@@ -23,9 +23,11 @@ from router.engine.messages import (
     EngineStats,
     GenerateRequest,
     Message,
+    Partial,
     SampleRequest,
     ScoreRequest,
     Scores,
+    StreamPart,
     TextDelta,
 )
 from router.errors import EngineDown, EngineError, RouterError
@@ -86,12 +88,10 @@ class WorkerEngine:
                     return event
         raise EngineDown("the engine ended an answer without completing it")
 
-    async def stream(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[TextDelta | Completion, None]:
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
         async with contextlib.aclosing(self._running.ask(request)) as replies:
             async for reply in replies:
-                if not isinstance(reply, TextDelta | Completion):
+                if not isinstance(reply, StreamPart):
                     raise _unexpected(reply)
                 yield reply
                 if isinstance(reply, Completion):
@@ -203,7 +203,7 @@ class _Child:
         try:
             while True:
                 reply = await replies.get()
-                is_last = not isinstance(reply, TextDelta)
+                is_last = not isinstance(reply, TextDelta | Partial)
                 if isinstance(reply, RouterError):
                     raise reply
                 yield reply

@@ -37,7 +37,13 @@ async def chat_completions(request: Request, gateway: GatewayDep) -> Response:
     """
     chat, raw = await read_chat_request(request)
     tenant = tenant_of(request.headers)
-    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab, tenant=tenant)
+    query = to_query(
+        chat,
+        raw,
+        n_vocab=gateway.info.n_vocab,
+        tenant=tenant,
+        stream_mode=gateway.settings.stream_mode,
+    )
     key = gateway.key(query, request.headers)
     envelope = Envelope.new(gateway.info)
     if chat.stream:

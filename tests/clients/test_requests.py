@@ -157,6 +157,12 @@ def test_route_takes_both_kinds_of_prompt(face: Face, prompt: Any) -> None:
     }
 
 
+def test_a_stream_may_say_when_it_is_decided_on(face: Face) -> None:
+    handler, seen = wire.recording(wire.streaming(wire.sse(wire.pieces("a"))))
+    assert face.stream(handler, prompt="Hi", stream_mode="commit").error is None
+    assert wire.sent(seen[0])["router"] == {"mode": "auto", "stream_mode": "commit"}
+
+
 @pytest.mark.parametrize("prompt", ["Hi", MESSAGES])
 def test_stream_asks_for_a_stream_with_usage(face: Face, prompt: Any) -> None:
     handler, seen = wire.recording(wire.streaming(wire.sse(wire.pieces("a"))))

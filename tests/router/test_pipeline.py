@@ -22,6 +22,7 @@ from router.engine.messages import (
     GenerateRequest,
     Message,
     Sampler,
+    StreamPart,
     TextDelta,
 )
 from router.errors import (
@@ -78,9 +79,7 @@ class FakeEngine(NoFollowUps):
             raise self.reply
         return Completion(self.reply, EngineTimings(1, 2, 3, 4))
 
-    async def stream(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[TextDelta | Completion, None]:
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
         yield await self.generate(request)
 
     async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
@@ -341,9 +340,7 @@ class PieceByPiece(FakeEngine):
         self.said: list[str] = []
         self.ended = False
 
-    async def stream(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[TextDelta | Completion, None]:
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
         completion = await self.generate(request)
         middle = len(completion.trace.text) // 2
         try:

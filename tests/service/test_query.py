@@ -90,6 +90,19 @@ def test_logprobs() -> None:
     assert asked.top_logprobs == 3
 
 
+@pytest.mark.parametrize(
+    ("fields", "mode"),
+    [
+        ({}, "hold"),
+        ({"stream": True}, "hold"),
+        ({"stream": True, "router": {"stream_mode": "commit"}}, "commit"),
+        ({"router": {"stream_mode": "commit"}}, "hold"),
+    ],
+)
+def test_only_streams_commit_early(fields: dict[str, Any], mode: str) -> None:
+    assert query(**fields).stream_mode == mode
+
+
 def test_the_body_is_the_request_without_the_router_object() -> None:
     asked = query(seed=1, router={"threshold": 0.5})
     assert asked.body == {**QUESTION, "seed": 1}

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from router.answer import RemoteChunk
+from router.answer import Answer, RemoteChunk
 from router.errors import EngineBusy, EngineDown, RouterError, UpstreamUnavailable
 from tests.service.scripted import (
     LOCAL,
@@ -283,3 +283,23 @@ async def test_the_same_body_streamed_for_a_non_streaming_upstream_body() -> Non
     parts = chunks(await stream(ScriptedPipeline(events=[UNCERTAIN, answer])))
     assert text(parts) == "x"
     assert parts[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_the_last_chunk_says_when_a_committed_answer_fell_below_the_threshold() -> None:
+    last = LOCAL_STREAM[-1]
+    assert isinstance(last, Answer)
+    fell = replace(last.decision, reason="uncertain", degraded=True, p_correct=0.2)
+    pipeline = ScriptedPipeline(events=[*LOCAL_STREAM[:-1], replace(last, decision=fell)])
+    response = await stream(pipeline, router={"stream_mode": "commit"})
+    told = chunks(response)[-1]["router"]
+    assert (told["route"], told["degraded"], told["p_correct"]) == ("local", True, 0.2)
+    assert response.headers["x-router-degraded"] == "false", "known only at the end"
+    assert pipeline.queries[0].stream_mode == "commit"
+
+
+async def test_an_operator_may_have_all_streams_commit_early() -> None:
+    pipeline = ScriptedPipeline()
+    async with client_of(pipeline, stream_mode="commit") as client:
+        for asked in ({"stream": True}, {"stream": False}):
+            await client.post("/v1/chat/completions", json={**QUESTION, **asked})
+    assert [query.stream_mode for query in pipeline.queries] == ["commit", "hold"]

@@ -49,7 +49,7 @@ from router_client._models import (
     Usage,
 )
 from router_client._stream import AsyncStream, Stream
-from router_client._types import NOT_GIVEN, MessageLike, Mode, NotGiven, Prompt
+from router_client._types import NOT_GIVEN, MessageLike, Mode, NotGiven, Prompt, StreamMode
 from router_client._version import __version__
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "StreamEnd",
     "StreamEvent",
     "StreamInterrupted",
+    "StreamMode",
     "TextDelta",
     "Timeout",
     "Timings",

@@ -23,7 +23,15 @@ from router_client._request import (
 )
 from router_client._retry import Attempts
 from router_client._stream import AsyncStream
-from router_client._types import NOT_GIVEN, MessageLike, Mode, NotGiven, Prompt, TimeoutLike
+from router_client._types import (
+    NOT_GIVEN,
+    MessageLike,
+    Mode,
+    NotGiven,
+    Prompt,
+    StreamMode,
+    TimeoutLike,
+)
 
 
 class AsyncRouterClient:
@@ -125,6 +133,7 @@ class AsyncRouterClient:
         max_risk: float | None = None,
         local_only: bool | None = None,
         uq: Sequence[str] | None = None,
+        stream_mode: StreamMode | None = None,
         timeout: TimeoutLike = NOT_GIVEN,
         **params: Any,
     ) -> AsyncStream:
@@ -136,6 +145,7 @@ class AsyncRouterClient:
             max_risk=max_risk,
             local_only=local_only,
             uq=uq,
+            stream_mode=stream_mode,
             params=params,
         )
         call = self._calls.stream(body, timeout)

@@ -23,7 +23,15 @@ from router_client._request import (
 )
 from router_client._retry import Attempts
 from router_client._stream import Stream
-from router_client._types import NOT_GIVEN, MessageLike, Mode, NotGiven, Prompt, TimeoutLike
+from router_client._types import (
+    NOT_GIVEN,
+    MessageLike,
+    Mode,
+    NotGiven,
+    Prompt,
+    StreamMode,
+    TimeoutLike,
+)
 
 
 class RouterClient:
@@ -153,11 +161,14 @@ class RouterClient:
         max_risk: float | None = None,
         local_only: bool | None = None,
         uq: Sequence[str] | None = None,
+        stream_mode: StreamMode | None = None,
         timeout: TimeoutLike = NOT_GIVEN,
         **params: Any,
     ) -> Stream:
         """Return a question's or a conversation's answer as a stream. Options as in `ask`.
 
+        With the `stream_mode` ``commit`` a local answer comes after its first tokens, with ``hold``
+        when it is whole; without one, as the gateway is set.
         Nothing is sent before the stream is entered or iterated. Retries end where it begins.
         """
         body = chat_body(
@@ -167,6 +178,7 @@ class RouterClient:
             max_risk=max_risk,
             local_only=local_only,
             uq=uq,
+            stream_mode=stream_mode,
             params=params,
         )
         call = self._calls.stream(body, timeout)

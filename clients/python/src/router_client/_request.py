@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from router_client._models import Message
 from router_client._retry import RetryPolicy
-from router_client._types import NOT_GIVEN, Mode, Prompt, TimeoutLike
+from router_client._types import NOT_GIVEN, Mode, Prompt, StreamMode, TimeoutLike
 from router_client._version import __version__
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
@@ -163,6 +163,7 @@ def chat_body(
     max_risk: float | None,
     local_only: bool | None,
     uq: Sequence[str] | None,
+    stream_mode: StreamMode | None = None,
     params: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the JSON body: OpenAI's fields, and the `router` object with what was asked of it.
@@ -185,6 +186,7 @@ def chat_body(
         "max_risk": max_risk,
         "local_only": local_only,
         "uq": None if uq is None else _names(uq),
+        "stream_mode": stream_mode,
     }
     body: dict[str, Any] = {
         "model": mode if model is NOT_GIVEN else model,

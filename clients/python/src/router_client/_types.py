@@ -28,6 +28,7 @@ NOT_GIVEN: Final = NotGiven.NOT_GIVEN
 ``temperature=None`` sends a null."""
 
 Mode = Literal["auto", "local", "remote"]
+StreamMode = Literal["hold", "commit"]
 """Who answers: the gateway decides, the local model, or the remote one."""
 
 MessageLike = Message | Mapping[str, Any]
