@@ -160,6 +160,9 @@ OTHER: dict[str, Any] = {
     "prefix_folder": "/var/prefixes",
     "context": 512,
     "slots": 3,
+    "stream_mode": "commit",
+    "commit_tokens": 9,
+    "commit_ms": 300,
     "queue": 5,
     "log_level": "debug",
 }
