@@ -130,7 +130,8 @@ class Metrics:
         self.engine_up = Gauge("router_engine_up", "1 if the engine runs", registry=registry)
         self.engine = Gauge(
             "router_engine",
-            "The local engine: requests active and waiting, slots, restarts",
+            "The local engine: requests active and waiting, slots, restarts; breaker_open is 1 "
+            "while it is left alone after several crashes",
             ["what"],
             registry=registry,
         )
@@ -190,6 +191,8 @@ class Metrics:
             for name, value in stats.extra.items():
                 if name in ("reused", "guessed", "accepted"):
                     self.engine_tokens.labels(name).set(value)
+                elif name == "breaker_open":
+                    self.engine.labels(name).set(value)
                 elif name.startswith("seconds_"):
                     self.engine_seconds.labels(name.removeprefix("seconds_")).set(value)
 

@@ -20,6 +20,9 @@ class EnginePort(Protocol):
     @property
     def alive(self) -> bool: ...
 
+    @property
+    def trouble(self) -> str: ...
+
     async def stats(self) -> EngineStats: ...
 
 

@@ -34,6 +34,10 @@ class Engine(Protocol):
     def alive(self) -> bool:
         """Whether requests are taken right now."""
 
+    @property
+    def trouble(self) -> str:
+        """Why requests are not taken right now, for people; empty where they are."""
+
     async def start(self) -> None:
         """Load the model. Raises ModelError, EngineError."""
 

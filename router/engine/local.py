@@ -63,6 +63,10 @@ class LocalEngine:
         return self._parts is not None and self._parts.scheduler.alive
 
     @property
+    def trouble(self) -> str:
+        return "" if self.alive else "the engine is not running"
+
+    @property
     def _loaded(self) -> _Parts:
         if self._parts is None:
             raise EngineDown("the engine is not running")

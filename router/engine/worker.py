@@ -30,6 +30,7 @@ from router.engine.messages import (
     StreamPart,
     TextDelta,
 )
+from router.engine.restarts import Restarts
 from router.errors import EngineDown, EngineError, RouterError
 
 log = logging.getLogger("router.engine.worker")
@@ -37,21 +38,18 @@ log = logging.getLogger("router.engine.worker")
 START_TIMEOUT = 300.0
 """Seconds a child may take to load its model; a large one from a slow disk takes minutes."""
 STOP_TIMEOUT = 3.0
-RESTART_DELAYS = (0.1, 1.0, 5.0, 30.0)
-"""Seconds to wait before the first, second, ... restart in a row; the last one repeats."""
-
-_STOPPED_MESSAGE = "the engine process is not running; it is restarted by itself, try again shortly"
 
 
 class WorkerEngine:
-    """`Engine` whose model lives in a child process of its own."""
+    """`Engine` whose model lives in a child process; `restarts` says when that is started again."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, restarts: Restarts | None = None) -> None:
         self._config = config
         self._info: EngineInfo | None = None
         self._child: _Child | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._restarts = 0
+        self._pauses = restarts or Restarts()
 
     @property
     def info(self) -> EngineInfo:
@@ -62,6 +60,10 @@ class WorkerEngine:
     @property
     def alive(self) -> bool:
         return self._child is not None and not self._child.gone.is_set()
+
+    @property
+    def trouble(self) -> str:
+        return "" if self.alive else self._pauses.trouble
 
     @property
     def pid(self) -> int | None:
@@ -120,33 +122,35 @@ class WorkerEngine:
         with contextlib.suppress(EngineDown):
             reply = await self._running.ask_one(wire.AskStats())
             if isinstance(reply, EngineStats):
-                return dataclasses.replace(reply, restarts=self._restarts)
-        return EngineStats(0, 0, self._config.slots, 0, 0, restarts=self._restarts)
+                return self._with_restarts(reply)
+        return self._with_restarts(EngineStats(0, 0, self._config.slots, 0, 0))
+
+    def _with_restarts(self, stats: EngineStats) -> EngineStats:
+        extra = {**stats.extra, "breaker_open": float(self._pauses.open)}
+        return dataclasses.replace(stats, restarts=self._restarts, extra=extra)
 
     @property
     def _running(self) -> _Child:
         if self._child is None or self._child.gone.is_set():
-            raise EngineDown(_STOPPED_MESSAGE)
+            raise EngineDown(self._pauses.trouble)
         return self._child
 
     async def _keep_running(self) -> None:
-        failures = 0
-        while True:
-            if self._child is not None:
-                await self._child.gone.wait()
-                code = await self._child.stop()
-                log.error("the engine process ended with code %s; restarting it", code)
-                self._child = None
-            await asyncio.sleep(RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)])
-            try:
-                self._child, self._info = await _Child.start(self._config)
-            except RouterError as error:
-                failures += 1
-                log.error("the engine process could not be restarted: %s", error)
-            else:
-                self._restarts += 1
-                failures = 0
-                log.warning("the engine process is back (restart %d)", self._restarts)
+        while self._child is not None:
+            await self._child.gone.wait()
+            pause = self._pauses.crashed()
+            code = await self._child.stop()
+            log.error("the engine process ended with code %s: %s", code, self._pauses.trouble)
+            self._child = None
+            while self._child is None:
+                await asyncio.sleep(pause)
+                try:
+                    self._child, self._info = await _Child.start(self._config)
+                except RouterError as error:
+                    pause = self._pauses.failed()
+                    log.error("the engine process could not be restarted: %s", error)
+            self._restarts += 1
+            log.warning("the engine process is back (restart %d)", self._restarts)
 
 
 class _Child:

@@ -22,7 +22,7 @@ async def readyz(gateway: GatewayDep) -> Response:
     """Return 200 when requests are taken, else 503 and what is missing."""
     missing = []
     if not gateway.engine.alive:
-        missing.append("the local engine is not running")
+        missing.append(gateway.engine.trouble)
     if gateway.draining:
         missing.append("the gateway is stopping")
     body = {"status": "not ready" if missing else "ready", "missing": missing}

@@ -51,6 +51,8 @@ in_session = pytest.mark.asyncio(loop_scope="session")
 class ScriptedEngine:
     """Answers "90", samples "one", "two", ...; each text's score is minus its length."""
 
+    trouble = ""
+
     def __init__(self, error: EngineError | None = None, fails: type[Asked] | None = None) -> None:
         self.asked: list[Asked] = []
         self._error = error

@@ -148,6 +148,8 @@ class ScriptedEngine(NoFollowUps):
     load: EngineStats = field(default_factory=lambda: EngineStats(2, 1, 8, 100, 200, restarts=3))
     fault: Exception | None = None
 
+    trouble: str = ""
+
     async def stats(self) -> EngineStats:
         if self.fault is not None:
             raise self.fault

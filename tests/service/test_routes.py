@@ -92,11 +92,11 @@ async def test_ready_follows_the_engine_and_alive_does_not() -> None:
     pipeline = ScriptedPipeline()
     async with client_of(pipeline) as client:
         assert (await client.get("/readyz")).json() == {"status": "ready", "missing": []}
-        pipeline.engine.alive = False
+        pipeline.engine.alive, pipeline.engine.trouble = False, "the engine crashed"
         ready = await client.get("/readyz")
         alive = await client.get("/healthz")
     assert ready.status_code == 503
-    assert ready.json()["missing"] == ["the local engine is not running"]
+    assert ready.json()["missing"] == ["the engine crashed"]
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
 
 

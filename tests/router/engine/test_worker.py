@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from router.engine.messages import Completion, EngineConfig, GenerateRequest, Message, TextDelta
+from router.engine.restarts import Restarts
 from router.engine.worker import WorkerEngine
 from router.errors import EngineBusy, EngineDown, ModelError, PromptTooLong
 
@@ -99,6 +100,28 @@ async def test_a_crash_costs_what_is_in_flight_and_a_restart(
     await until_alive(worker, True)
     assert (await worker.generate(ask("Say hello."))).trace.text
     assert (await worker.stats()).restarts == before + 1
+
+
+async def test_after_three_crashes_in_a_minute_it_is_left_alone_for_a_while(
+    model_path: Path,
+) -> None:
+    config = EngineConfig(str(model_path), context=128, slots=1, threads=1)
+    worker = WorkerEngine(config, Restarts(rest=1.0))
+    await worker.start()
+    for crash in range(3):
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        await until_alive(worker, False)
+        stats = await worker.stats()
+        assert stats.extra["breaker_open"] == (crash == 2)
+        if crash == 2:
+            assert "crashed 3 times within a minute" in worker.trouble
+            with pytest.raises(EngineDown, match="crashed 3 times within a minute"):
+                await worker.generate(ask("Anyone there?"))
+        await until_alive(worker, True)
+    assert worker.trouble == ""
+    assert (await worker.generate(ask("Say hello."))).trace.text
+    await worker.close()
 
 
 async def test_interrupts_meant_for_the_gateway_do_not_end_the_child(worker: WorkerEngine) -> None:
