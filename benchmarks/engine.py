@@ -23,7 +23,10 @@ that one the chunks with text count, of which it makes one a token. Memory is ea
 resident size during the load, CPU time what the server's processes used meanwhile.
 
 `gateway` is another load: what the gateway's own process, without the engine's, uses of the CPU for
-one request that is not streamed and asks for one token, and for one that its cache answers.
+one request that is not streamed and asks for one token, and for one that its cache answers. Of the
+first kind there are two figures. One is of the gateway's own work: its engine's process gives the
+same answer to all, so that no model computes. The other is beside a model that does, which takes
+the caches of the CPU from it.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ from benchmarks.processes import cpu_seconds, forget_peaks, tree_cpu_seconds, tr
 from benchmarks.servers import (
     OURS,
     READY,
+    REPLAYED,
     Server,
     ServerError,
     Setup,
@@ -203,15 +207,22 @@ def raw_figures(found: Load, *, cpu_seconds: float, peak_bytes: int) -> dict[str
 
 
 def measure_gateway(setup: Setup) -> dict[str, Any]:
-    """CPU seconds of the gateway's own process for one request: a `miss` of its cache, a `hit`."""
+    """CPU seconds of the gateway's own process for one request.
+
+    `beside`: one whose answer the model makes. `own`: one whose answer is replayed. `hit`: one
+    whose answer is in the cache.
+    """
+    known = _asked("Say hello.")
+    warm_up = [known, *(_asked(f"Say w{i}.") for i in range(32))]
+    unknown = [_asked(f"Say {i}.") for i in range(MISSES)]
     try:
         with running(OURS, setup, cache=True) as server:
-            known = _asked("Say hello.")
-            asyncio.run(_ask_all(server, [known, *(_asked(f"Say w{i}.") for i in range(32))]))
-            return {
-                "miss": _cost(server, [_asked(f"Say {i}.") for i in range(MISSES)]),
-                "hit": _cost(server, [known] * HITS),
-            }
+            asyncio.run(_ask_all(server, warm_up))
+            beside = _cost(server, unknown)
+        with running(REPLAYED, setup, cache=True) as server:
+            asyncio.run(_ask_all(server, warm_up))
+            own = _cost(server, unknown)
+            return {"own": own, "beside": beside, "hit": _cost(server, [known] * HITS)}
     except ServerError as error:
         return {"error": str(error)}
 

@@ -44,7 +44,7 @@ GOALS = (
         at_most=True,
     ),
 )
-GATEWAY_GOAL = "the gateway's own CPU time < 1.5 ms a request"
+GATEWAY_GOAL = "the gateway's own work < 1.5 ms of CPU a request"
 GATEWAY_LIMIT = 1.5e-3
 
 
@@ -104,7 +104,7 @@ def _gateway(rounds: Sequence[Figures]) -> dict[str, Any]:
     done = [each for each in rounds if "error" not in each]
     found: dict[str, Any] = {"errors": [each["error"] for each in rounds if "error" in each]}
     if done:
-        found |= {name: median(each[name] for each in done) for name in ("miss", "hit")}
+        found |= {name: median(each[name] for each in done) for name in ("own", "beside", "hit")}
     return found
 
 
@@ -115,8 +115,8 @@ def _goals(cells: Mapping[str, Any], gateway: Mapping[str, Any]) -> Iterator[dic
         if value is not None:
             reached = value <= goal.limit if goal.at_most else value >= goal.limit
             yield {"goal": goal.what, "value": value, "reached": reached}
-    if "miss" in gateway:
-        value = gateway["miss"]
+    if "own" in gateway:
+        value = gateway["own"]
         yield {"goal": GATEWAY_GOAL, "value": 1e3 * value, "reached": value < GATEWAY_LIMIT}
 
 
@@ -129,10 +129,10 @@ def text(report: Mapping[str, Any], *, markdown: bool = False) -> Iterator[str]:
             yield from _markdown(table) if markdown else _aligned(table)
     yield ""
     gateway, bullet = report["gateway"], "- " if markdown else ""
-    if "miss" in gateway:
-        miss, hit = 1e3 * gateway["miss"], 1e3 * gateway["hit"]
-        own = f"the gateway's own CPU time: {miss:.2f} ms a request"
-        yield f"{bullet}{own}, {hit:.2f} ms from its cache"
+    if "own" in gateway:
+        own, beside, hit = (f"{1e3 * gateway[name]:.2f} ms" for name in ("own", "beside", "hit"))
+        yield f"{bullet}the gateway's own work: {own} of CPU time a request, {hit} from its cache"
+        yield f"{bullet}while a model computes beside it, which takes its CPU caches: {beside}"
     for goal in report["goals"]:
         verdict = "reached" if goal["reached"] else "missed"
         yield f"{bullet}goal: {goal['goal']}: {goal['value']:.3f} {verdict}"

@@ -26,7 +26,8 @@ import httpx
 
 from router.engine.local import usable_cores
 
-PEER_FOLDER = Path(__file__).resolve().parent.parent / ".bench-venv"
+FOLDER = Path(__file__).resolve().parent.parent
+PEER_FOLDER = FOLDER / ".bench-venv"
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
 START_SECONDS = 90
 STOP_SECONDS = 15
@@ -34,6 +35,8 @@ STOP_SECONDS = 15
 OURS, XLLAMACPP, STOCK = "seek-stronger", "xllamacpp", "llama_cpp.server"
 READY = {OURS: "/readyz", XLLAMACPP: "/health", STOCK: "/v1/models"}
 """The servers in their order, and the path at which each says 200 when it takes requests."""
+REPLAYED = f"{OURS}, replayed"
+"""Ours, its engine's process giving the first answer to all: none of these, for it is no rival."""
 
 
 class ServerError(Exception):
@@ -61,13 +64,14 @@ class Setup:
     def command(self, server: str, port: int, *, cache: bool = False) -> list[str]:
         """The command line that serves on `port`; ours with its cache of answers or without."""
         model, threads = str(self.model), self.threads
-        if server == OURS:
-            router = str(Path(sys.executable).with_name("router"))
+        if server in (OURS, REPLAYED):
+            module = "router" if server == OURS else "benchmarks.replay_gateway"
             fixed = "--host 127.0.0.1 --ledger off --n-gpu-layers 0" + " --cache-size 0" * (
                 not cache
             )
             options = f"{fixed} --slots {self.slots} --context {self.context} --threads {threads}"
-            return [router, "serve", "--model", model, *f"{options} --port {port}".split()]
+            program = [sys.executable, "-m", module, "serve", "--model", model]
+            return [*program, *f"{options} --port {port}".split()]
         if self.peer_python is None:
             raise ServerError("there is no Python that has it")
         python = str(self.peer_python)
@@ -143,6 +147,7 @@ def running(server: str, setup: Setup, *, cache: bool = False) -> Iterator[Serve
         port = probe.getsockname()[1]
     # An empty folder and few variables: no router.toml, ROUTER_* or HOST of the caller's is read.
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    environment["PYTHONPATH"] = str(FOLDER)  # ours is the code beside this
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
         command = setup.command(server, port, cache=cache)
         try:
@@ -151,7 +156,7 @@ def running(server: str, setup: Setup, *, cache: bool = False) -> Iterator[Serve
             raise ServerError(f"does not start: {error}") from error
         try:
             started = Server(server, port, process.pid)
-            if not _becomes_ready(process, started.url + READY[server]):
+            if not _becomes_ready(process, started.url + READY.get(server, READY[OURS])):
                 log.seek(0)
                 printed = ["no output", *log.read().decode(errors="replace").strip().splitlines()]
                 raise ServerError(f"does not start: {printed[-1].strip()}")

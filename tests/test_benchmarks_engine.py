@@ -273,7 +273,7 @@ def rounds() -> list[dict[str, Any]]:
     centre = {OURS: figures(106.0, 0.9), XLLAMACPP: figures(100.0), STOCK: figures(50.0)}
     shared = {OURS: figures(100.0), XLLAMACPP: figures(80.0), STOCK: {"error": "gone"}}
     servers = {name: {"8x30+64": centre[name], "8xshared+64": shared[name]} for name in centre}
-    return [{"servers": servers, "gateway": {"miss": 1.4e-3, "hit": 0.4e-3}}]
+    return [{"servers": servers, "gateway": {"own": 1.4e-3, "beside": 3.1e-3, "hit": 0.4e-3}}]
 
 
 def test_goals_are_judged_where_they_were_measured() -> None:
@@ -283,7 +283,7 @@ def test_goals_are_judged_where_they_were_measured() -> None:
         "ours >= 1.3x xllamacpp at 8 clients with one system prompt": False,
         "ours >= 2.8x llama_cpp.server at 8 clients": False,
         "time to the first token <= 1.0x xllamacpp's at 8 clients": True,
-        "the gateway's own CPU time < 1.5 ms a request": True,
+        "the gateway's own work < 1.5 ms of CPU a request": True,
     }
 
 
@@ -304,7 +304,9 @@ def test_the_report_says_what_a_reader_should_know() -> None:
     assert lines[0] == "abacus, 2 physical cores; tiny.gguf; thing 1, thing 1."
     assert "goal: ours >= 1.0x xllamacpp at 8 clients: 1.060 reached" in lines
     assert "goal: ours >= 2.8x llama_cpp.server at 8 clients: 2.120 missed" in lines
-    assert "the gateway's own CPU time: 1.40 ms a request, 0.40 ms from its cache" in lines
+    own = "the gateway's own work: 1.40 ms of CPU time a request, 0.40 ms from its cache"
+    assert own in lines
+    assert "while a model computes beside it, which takes its CPU caches: 3.10 ms" in lines
     assert f"{STOCK} failed in 8xshared+64, 1 of the rounds: gone" in lines
     assert "xllamacpp's llama.cpp is compiled without AVX512; ours has that" in lines
     assert any("busy" in line for line in lines)
@@ -316,16 +318,16 @@ def test_markdown_has_the_rows_of_the_page() -> None:
     assert f"| 8 | 32 | 64 | {shown} |" in lines
     assert "| 8 | 32, shared | 64 | 100.0 (100-100) | 80.0 (80-80) | 1.25 | failed |  |" in lines
     assert "| 8 | 32 | 64 | seek-stronger | 0.90 |  | 2.00 | 2.00 | 10.0 | 200 |" in lines
-    assert "- goal: the gateway's own CPU time < 1.5 ms a request: 1.400 reached" in lines
+    assert "- goal: the gateway's own work < 1.5 ms of CPU a request: 1.400 reached" in lines
 
 
 def test_the_gateway_may_be_measured_alone() -> None:
     alone: list[dict[str, Any]] = [
-        {"servers": {}, "gateway": {"miss": 1.6e-3, "hit": 0.4e-3}},
+        {"servers": {}, "gateway": {"own": 1.6e-3, "beside": 3.1e-3, "hit": 0.4e-3}},
         {"servers": {}},
     ]
     lines = list(text({**report(), "rounds": alone, **summarise(alone)}))
-    assert "goal: the gateway's own CPU time < 1.5 ms a request: 1.600 missed" in lines
+    assert "goal: the gateway's own work < 1.5 ms of CPU a request: 1.600 missed" in lines
     assert not any("clients" in line for line in lines)
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 
 from router.engine import wire
@@ -15,13 +16,17 @@ from router.engine.local import LocalEngine
 from router.engine.messages import EngineConfig, GenerateRequest, SampleRequest, ScoreRequest
 from router.errors import EngineError, RouterError
 
+Load = Callable[[EngineConfig], LocalEngine]
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+async def serve(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, load: Load = LocalEngine
+) -> None:
     """Load what the first envelope asks for, then answer until the other side goes away."""
     first = await wire.read(reader)
     if first is None or not isinstance(first.body, EngineConfig):
         return
-    engine = LocalEngine(first.body)
+    engine = load(first.body)
     try:
         await engine.start()
     except RouterError as error:
@@ -89,14 +94,19 @@ async def _exit_when_engine_stops(engine: LocalEngine) -> None:
     os._exit(1)
 
 
-async def _main(fd: int) -> None:
+async def _serve_socket(fd: int, load: Load) -> None:
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
-    await serve(reader, writer)
+    await serve(reader, writer, load)
 
 
-if __name__ == "__main__":
+def main(load: Load = LocalEngine) -> None:
+    """Serve the socket whose number is the command line's only argument."""
     # A Ctrl-C in the terminal reaches this process too; only the gateway decides when it ends.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # not every platform knows a hang-up
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    asyncio.run(_main(int(sys.argv[1])))
+    asyncio.run(_serve_socket(int(sys.argv[1]), load))
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,8 @@ from router.errors import EngineDown, EngineError, RouterError
 
 log = logging.getLogger("router.engine.worker")
 
+CHILD_MODULE = "router.engine.child"
+"""What the child process runs, as `python -m`."""
 START_TIMEOUT = 300.0
 """Seconds a child may take to load its model; a large one from a slow disk takes minutes."""
 STOP_TIMEOUT = 3.0
@@ -175,7 +177,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "router.engine.child", str(theirs.fileno())),
+                *(sys.executable, "-m", CHILD_MODULE, str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
             )
