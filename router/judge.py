@@ -133,15 +133,16 @@ class Judge:
             if query.estimators is None
             else {name: scores[name] for name in query.estimators}
         )
-        kept_by_policy = dataclasses.replace(self.by_policy(query), uncertainty=shown)
         calibration = self._calibration
+        p_correct = math.nan if calibration is None else calibration.p_correct(scores)
+        known = None if math.isnan(p_correct) else p_correct
+        kept_by_policy = dataclasses.replace(
+            self.by_policy(query), uncertainty=shown, p_correct=known
+        )
         if calibration is None:
             if query.mode == "local" or query.local_only:
                 return kept_by_policy
             return dataclasses.replace(kept_by_policy, route="remote", reason="uncalibrated")
-        p_correct = calibration.p_correct(scores)
-        known = None if math.isnan(p_correct) else p_correct
-        kept_by_policy = dataclasses.replace(kept_by_policy, p_correct=known)
         return _by_rule(query, kept_by_policy, _rule(query, calibration, stance, exits), stance)
 
     def by_policy(self, query: Query) -> Decision:
@@ -173,11 +174,8 @@ def degraded(wanted: Decision, reason: Reason) -> Decision:
 
 def _known(scores: Mapping[str, float]) -> dict[str, float]:
     """Those that are known, and those that every answer has, known or not."""
-    return {
-        name: score
-        for name, score in scores.items()
-        if math.isfinite(score) or (name in estimator_names() and not get_estimator(name).needs)
-    }
+    always = {name for name in estimator_names() if not get_estimator(name).needs}
+    return {name: score for name, score in scores.items() if math.isfinite(score) or name in always}
 
 
 def _by_rule(

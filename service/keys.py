@@ -6,9 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
 
 from router.answer import Answer, Query
 
+_render = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _NOT_IN_KEY = frozenset({"model", "stream", "stream_options"})
 """How an answer is delivered does not change it; the mode stands for the model."""
 
@@ -41,7 +44,7 @@ def cache_key(query: Query, facts: Facts) -> str:
     """
     whole = {
         "tenant": query.tenant,
-        "facts": asdict(facts),
+        "facts": _plain(facts),
         "mode": query.mode,
         "policy": [
             query.threshold,
@@ -56,8 +59,12 @@ def cache_key(query: Query, facts: Facts) -> str:
             if name not in _NOT_IN_KEY and value is not None
         },
     }
-    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_render(whole).encode()).hexdigest()
+
+
+@lru_cache(maxsize=4)  # they change with the calibration
+def _plain(facts: Facts) -> dict[str, Any]:
+    return asdict(facts)
 
 
 def shareable(query: Query, headers: Mapping[str, str]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_render = json.JSONEncoder(default=str).encode
 _OWN_LOGGERS = ("service", "router")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -35,7 +36,7 @@ class JsonFormatter(logging.Formatter):
         line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
         if record.exc_info and record.exc_info[1] is not None:
             line.update(describe(record.exc_info[1]))
-        return json.dumps(line, default=str)
+        return _render(line)
 
 
 def describe(exc: BaseException) -> dict[str, Any]:

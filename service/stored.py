@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode, b64encode
+from dataclasses import fields
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from router.answer import Answer, Decision, Usage
 from uq.trace import Trace
 
+_render = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 MAX_DECODED_BYTES = 64 * 2**20
 """A value that grows beyond this is not one of ours."""
 
@@ -44,30 +46,27 @@ def encode(answer: Answer, *, keep_trace: bool) -> bytes:
 
     The trace is large and only needed where the answer shows its log-probabilities.
     """
-    details: dict[str, Any] = {}
+    stored: dict[str, Any] = {
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "decision": _plain(answer.decision),
+        "usage_local": _plain(answer.usage_local),
+        "usage_remote": _plain(answer.usage_remote),
+        "cost_usd": answer.cost_usd,
+        "saved_usd": answer.saved_usd,
+        "timings_ms": dict(answer.timings_ms),
+        "remote_body": None if answer.remote_body is None else dict(answer.remote_body),
+    }
     if keep_trace and answer.trace is not None:
-        details = {
+        stored |= {
             "trace": answer.trace.to_dict(),
             "pieces": [b64encode(piece).decode() for piece in answer.pieces],
             "top_pieces": [
                 [b64encode(piece).decode() for piece in step] for step in answer.top_pieces
             ],
         }
-    stored = _Stored(
-        text=answer.text,
-        finish_reason=answer.finish_reason,
-        decision=answer.decision,
-        usage_local=answer.usage_local,
-        usage_remote=answer.usage_remote,
-        cost_usd=answer.cost_usd,
-        saved_usd=answer.saved_usd,
-        timings_ms=dict(answer.timings_ms),
-        remote_body=None if answer.remote_body is None else dict(answer.remote_body),
-        **details,
-    )
-    # Not pydantic's own JSON: it fails on half a surrogate pair, which an upstream may have sent.
-    text = json.dumps(stored.model_dump(), ensure_ascii=False, separators=(",", ":"))
-    return zlib.compress(text.encode("utf-8", "replace"), level=1)
+    # Half a surrogate pair, which an upstream may have sent, has no UTF-8: it becomes "?".
+    return zlib.compress(_render(stored).encode("utf-8", "replace"), level=1)
 
 
 def decode(value: bytes) -> Answer:
@@ -91,6 +90,10 @@ def decode(value: bytes) -> Answer:
     # Its ValidationError and binascii's Error are ValueErrors; a trace may lack a field.
     except (zlib.error, ValueError, KeyError, TypeError) as exc:
         raise CorruptValueError(type(exc).__name__) from None
+
+
+def _plain(value: Decision | Usage | None) -> dict[str, Any] | None:
+    return None if value is None else {f.name: getattr(value, f.name) for f in fields(value)}
 
 
 def _bytes(piece: str) -> bytes:

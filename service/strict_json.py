@@ -9,6 +9,8 @@ from typing import Any
 from pydantic_core import from_json
 from starlette.responses import Response
 
+_render = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 
 def loads(data: bytes) -> Any:
     """Parse one JSON document.
@@ -43,10 +45,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return value
-
-
-def _render(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class StrictJSONResponse(Response):

@@ -17,7 +17,7 @@ from service.openai import ChatRequest
 from service.parse import read_chat_request
 from service.query import to_query, wants_logprobs
 from service.replies import CacheStatus, Envelope, completion, router_headers
-from service.routes.common import GatewayDep, log_facts, takes_chat_request
+from service.routes.common import gateway_of, log_facts, takes_chat_request
 from service.sse import ChunkWriter, EventStream, chat_events
 from service.strict_json import StrictJSONResponse, finite
 
@@ -29,12 +29,13 @@ router = APIRouter(tags=["chat"])
     summary="Answer a conversation",
     openapi_extra=takes_chat_request("OpenAI's request, with an optional `router` object"),
 )
-async def chat_completions(request: Request, gateway: GatewayDep) -> Response:
+async def chat_completions(request: Request) -> Response:
     """Answer a conversation, locally where the small model is sure enough.
 
     The response is OpenAI's, with a `router` object that says where the answer comes from and why,
     and its short form in `X-Router-*` headers.
     """
+    gateway = gateway_of(request)  # a dependency would take longer to solve than the body to parse
     chat, raw = await read_chat_request(request)
     tenant = tenant_of(request.headers)
     query = to_query(

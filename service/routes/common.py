@@ -12,8 +12,13 @@ from service.gateway import Gateway
 CHAT_REQUEST_SCHEMA = {"$ref": "#/components/schemas/ChatRequest"}
 
 
-async def _gateway(request: Request) -> Gateway:
+def gateway_of(request: Request) -> Gateway:
+    """Return what answers in this application."""
     return cast(Gateway, request.app.state.gateway)
+
+
+async def _gateway(request: Request) -> Gateway:
+    return gateway_of(request)
 
 
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
