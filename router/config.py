@@ -67,6 +67,15 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8000, ge=0, le=65_535, description="Port the gateway listens on; 0 takes a free one"
     )
+    auth: Literal["auto", "off", "required"] = Field(
+        default="auto",
+        description="Whether an API key is needed; auto: once there is one, or beyond this machine",
+    )
+    keys: str = Field(default="", description="File of API keys; empty: in the user's data folder")
+    cors_origins: str = Field(
+        default="",
+        description="Web pages that may use the gateway, such as https://app.example.org, by comma",
+    )
     upstream: str | None = Field(
         default=None,
         description="Base URL of the OpenAI-compatible server that answers what is escalated",
@@ -266,6 +275,11 @@ class Settings(BaseSettings):
             return None
         return _checked_upstream(value) if info.field_name == "upstream" else _checked_redis(value)
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        return ",".join(_checked_origin(part) for part in value.split(",") if part.strip())
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _any_case(cls, value: Any) -> Any:
@@ -456,6 +470,7 @@ def _shown(name: str, value: Any) -> str:
 
 _ALLOWED = {
     "tensor_split": "numbers with commas between them, such as 3,1",
+    "cors_origins": "origins with commas between them, such as https://app.example.org",
     "upstream": "a URL such as http://127.0.0.1:9000/v1",
     "redis_url": "a URL such as redis://127.0.0.1:6379/0",
     "upstream_key_env": "the name of an environment variable, not the key itself",
@@ -503,6 +518,17 @@ def _checked_upstream(url: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError("it must end with the path, without ? or #")
     return url.strip().rstrip("/")
+
+
+def _checked_origin(origin: str) -> str:
+    parts = _split(origin)
+    whole = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
+    if not whole or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(
+            f"{origin.strip()!r} is no web page's origin; it is a scheme, a host and perhaps a "
+            "port, such as https://app.example.org (a * would let in every page there is)"
+        )
+    return origin.strip().rstrip("/").lower()
 
 
 def _checked_redis(url: str) -> str:

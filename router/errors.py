@@ -12,6 +12,7 @@ RouterError
 │   ├── UpstreamUnavailable  refused, timed out, reset, or kept answering 429/5xx
 │   └── UpstreamRejected     the upstream judged the request itself to be wrong (4xx)
 ├── LedgerError              decisions and labels can't be kept, or not be read
+├── KeyStoreError            the file of API keys can't be used, or lacks what was asked of it
 └── CapabilityError          the request needs what the local model lacks, and there is no upstream
 
 Errors about data, grading and calibration artifacts are in `calibration.errors`.
@@ -105,6 +106,10 @@ class UpstreamRejected(UpstreamError):
 
 class LedgerError(RouterError):
     """Decisions, labels and shared states can't be kept now, or not be read."""
+
+
+class KeyStoreError(RouterError):
+    """The file of API keys can't be used, or what was asked of it can't be done."""
 
 
 class CapabilityError(RouterError):

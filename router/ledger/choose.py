@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from router.config import Settings
+from router.data_folder import data_folder
 from router.errors import ConfigError, LedgerError
 from router.ledger.base import Ledger
 from router.ledger.redis import RedisLedger
@@ -51,7 +50,4 @@ async def open_ledger(settings: Settings) -> Ledger | None:
 
 def default_path(environ: Mapping[str, str] | None = None) -> Path:
     """Return the file in the user's data folder: ``$XDG_DATA_HOME/seek-stronger/ledger.db``."""
-    environ = os.environ if environ is None else environ
-    named = environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_DATA_HOME", "")
-    folder = Path(named) if Path(named).is_absolute() else Path.home() / ".local" / "share"
-    return folder / "seek-stronger" / "ledger.db"
+    return data_folder(environ) / "ledger.db"

@@ -123,6 +123,9 @@ OTHER: dict[str, Any] = {
     "model": "a.gguf",
     "host": "::1",
     "port": 9,
+    "auth": "required",
+    "keys": "keys.db",
+    "cors_origins": "https://app.example.org,http://localhost:3000",
     "upstream": "https://h/v1",
     "upstream_model": "big",
     "upstream_key_env": "KEY",
@@ -312,6 +315,27 @@ class TestValues:
 
     def test_every_setting_says_what_it_allows(self) -> None:
         assert all(allowed(name) for name in setting_names())
+
+
+class TestOrigins:
+    @pytest.mark.parametrize(
+        ("given", "kept"),
+        [
+            ("", ""),
+            (" , ", ""),
+            ("https://App.example.org/", "https://app.example.org"),
+            ("http://[::1]:3000, https://b", "http://[::1]:3000,https://b"),
+        ],
+    )
+    def test_are_written_one_way(self, given: str, kept: str) -> None:
+        assert load(ROUTER_CORS_ORIGINS=given).cors_origins == kept
+
+    @pytest.mark.parametrize(
+        "given", ["*", "app.example.org", "https://a/b", "https://u@a", "ftp://a"]
+    )
+    def test_what_is_none(self, given: str) -> None:
+        with pytest.raises(ConfigError, match="is no web page's origin"):
+            load(ROUTER_CORS_ORIGINS=given)
 
 
 class TestFile:
