@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 
 from router.engine import child
 from router.engine.local import LocalEngine
-from router.engine.messages import Completion, EngineConfig, GenerateRequest, TextDelta
+from router.engine.messages import Completion, EngineConfig, GenerateRequest, StreamPart
 
 
 class ReplayEngine(LocalEngine):
@@ -20,9 +20,7 @@ class ReplayEngine(LocalEngine):
         super().__init__(config)
         self._known: list[tuple[GenerateRequest, Completion]] = []
 
-    async def stream(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[TextDelta | Completion, None]:
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
         kind = dataclasses.replace(request, messages=())
         for known, completion in self._known:
             if known == kind:

@@ -29,7 +29,7 @@ from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.openai import ChatRequest
 from service.ports import PipelinePort
-from service.routes import calibration, chat, feedback, health, metrics, models, route
+from service.routes import cache, calibration, chat, feedback, health, metrics, models, route
 
 DESCRIPTION = """Answers on the device when the small model is sure, asks a large one when not.
 
@@ -83,7 +83,7 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
         lifespan=lifespan,
     )
     app.add_middleware(RequestContext, metrics=measured)
-    for part in (chat, route, feedback, models, calibration, health, metrics):
+    for part in (chat, route, feedback, models, cache, calibration, health, metrics):
         app.include_router(part.router)
     _handle_errors(app)
     return app

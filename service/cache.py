@@ -1,12 +1,14 @@
 """Where finished answers are kept: in this process, or in Redis.
 
-A cache holds opaque bytes under hashed keys and never raises: what it can't do is a miss.
+A cache holds opaque bytes under the keys of `service.keys` and does not raise: what it can't do is
+a miss. Only who purges it hears of a fault.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,13 +20,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from service.claims import LEASE, UNSHARED, Claim, RedisClaim
+
 logger = logging.getLogger(__name__)
 
-Operation = Literal["get", "put", "decode"]
+Operation = Literal["get", "put", "decode", "claim"]
 OnFault = Callable[[Operation], None]
 Clock = Callable[[], float]
 
-KEY_PREFIX = "router:1:"
+KEY_PREFIX = "router:2:"
 """The number is the version of what is stored; raise it when `service.stored` changes."""
 
 MAX_VALUE_BYTES = 2**20
@@ -32,6 +36,8 @@ MAX_VALUE_BYTES = 2**20
 
 MAX_MEMORY_BYTES = 128 * 2**20
 """What the cache in memory holds at most, however many entries it may have."""
+
+CLAIM_PREFIX = "router:claim:"
 
 REDIS_TIMEOUT = 0.5
 """Seconds a Redis operation may take. A local one takes under a millisecond."""
@@ -50,6 +56,19 @@ class Cache(Protocol):
 
     async def put(self, key: str, value: bytes) -> None:
         """Keep `value` under `key`, if there is room for it."""
+
+    async def claim(self, key: str) -> Claim | None:
+        """Claim what is to be kept under `key`; None while another process has it."""
+
+    async def purge(self, *, tenant: str | None = None, calibration: str | None = None) -> int:
+        """Forget what is kept under keys of these parts, None being any; return how many.
+
+        Raises RedisError and OSError, unlike the rest: nobody may believe that it is done.
+        """
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether what is kept stays in this process."""
 
     async def close(self) -> None:
         """Release what the cache holds open."""
@@ -102,6 +121,24 @@ class MemoryCache:
         self._bytes += len(value)
         while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
+
+    async def claim(self, key: str) -> Claim | None:  # noqa: ARG002 - nobody to share it with
+        return UNSHARED
+
+    async def purge(self, *, tenant: str | None = None, calibration: str | None = None) -> int:
+        keys = [
+            key
+            for key in self._entries
+            for of, by, _ in [key.rsplit(":", 2)]
+            if tenant in (None, of) and calibration in (None, by)
+        ]
+        for key in keys:
+            self._drop(key)
+        return len(keys)
+
+    @property
+    def on_this_machine(self) -> bool:
+        return True
 
     async def close(self) -> None:
         self._entries.clear()
@@ -177,6 +214,32 @@ class RedisCache:
             return
         self._works()
 
+    async def claim(self, key: str) -> Claim | None:
+        if self._clock() < self._retry_at:
+            return UNSHARED
+        lock = self._redis.lock(CLAIM_PREFIX + key, timeout=LEASE, blocking=False)
+        try:
+            async with asyncio.timeout(2 * self._timeout):
+                ours = await lock.acquire()
+        except (RedisError, OSError) as exc:
+            self._fault("claim", exc)
+            return UNSHARED
+        self._works()
+        return RedisClaim(lock) if ours else None
+
+    async def purge(self, *, tenant: str | None = None, calibration: str | None = None) -> int:
+        tenants = "*" if tenant is None else _literally(tenant)
+        calibrations = "*" if calibration is None else _literally(calibration)
+        pattern = f"{KEY_PREFIX}{tenants}:{calibrations}:*"
+        n = 0
+        async for key in self._redis.scan_iter(pattern, count=1000):
+            n += await self._redis.unlink(key)
+        return n
+
+    @property
+    def on_this_machine(self) -> bool:
+        return False
+
     async def close(self) -> None:
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
@@ -198,3 +261,8 @@ class RedisCache:
             self._faulty = False
             self._log_at = 0.0
             logger.info("redis is back")
+
+
+def _literally(text: str) -> str:
+    """Return a pattern of Redis' that matches `text` alone."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)

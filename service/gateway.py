@@ -22,7 +22,16 @@ from service.assemble import assemble
 from service.audit import Auditor, upstream_label
 from service.books import Books
 from service.cache import Cache, MemoryCache, RedisCache
-from service.keys import Facts, cache_key, shareable, worth_keeping
+from service.claims import found_or_ours
+from service.keys import (
+    UNSHARED,
+    CacheUse,
+    Facts,
+    cache_key,
+    cache_use,
+    calibration_part,
+    worth_keeping,
+)
 from service.metrics import Metrics
 from service.ports import CalibrationPort, EnginePort, PipelinePort
 from service.query import wants_logprobs
@@ -38,6 +47,8 @@ class Served:
 
     answer: Answer
     cache: CacheStatus
+    age: float | None = None
+    """Seconds since an answer from the cache was kept there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +57,15 @@ class StreamHead:
 
     decision: Decision
     cache: CacheStatus
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The cache had the answer."""
+    """The cache had the answer, kept there `at` this time."""
 
     answer: Answer
+    at: float
 
 
 StreamItem = StreamHead | TextDelta | RemoteChunk | Served
@@ -141,12 +154,21 @@ class Gateway:
             await self.auditor.close()
         await self.books.close()
 
-    def key(self, query: Query, headers: Mapping[str, str]) -> str | None:
-        """Return the key under which `query` shares its answer; None when it must not."""
-        if not shareable(query, headers):
-            return None
+    def cache_use(self, query: Query, headers: Mapping[str, str]) -> CacheUse:
+        """Return what `query` has to do with the cache, by what it is and by its headers."""
+        if query.local_only and not self.cache.on_this_machine:
+            return UNSHARED
         calibration = None if self.calibration is None else self.calibration.id
-        return self._key(query, calibration, drifted=self._drifted(calibration))
+        key = self._key(query, calibration, drifted=self._drifted(calibration))
+        return cache_use(key, query, headers)
+
+    async def purge(self, *, tenant: str | None = None, calibration: str | None = None) -> int:
+        """Forget the kept answers of this tenant, by this calibration; return how many they were.
+
+        None stands for any.
+        """
+        part = None if calibration is None else calibration_part(calibration)
+        return await self.cache.purge(tenant=tenant, calibration=part)
 
     def _drifted(self, calibration: str | None) -> bool:
         return self.pipeline.live is not None and self.pipeline.live.drifted(calibration)
@@ -164,26 +186,28 @@ class Gateway:
         )
         return cache_key(query, facts)
 
-    async def answer(self, query: Query, *, key: str | None, id: str | None = None) -> Served:
-        """Answer `query`, from the cache or from an identical query under way if `key` is given.
+    async def answer(
+        self, query: Query, *, use: CacheUse = UNSHARED, id: str | None = None
+    ) -> Served:
+        """Answer `query`, from the cache or from an identical query under way where `use` allows.
 
         The decision is recorded under `id`, that of the response, where feedback finds it. Raises
         RouterError, and ApiError when the gateway stops meanwhile.
         """
-        async with aclosing(self._follow(query, key, id, stream=False)) as items:
+        async with aclosing(self._follow(query, use, id, stream=False)) as items:
             async for item in items:
                 if isinstance(item, Served):
                     served = item
         return served
 
     def stream(
-        self, query: Query, *, key: str | None, id: str | None = None
+        self, query: Query, *, use: CacheUse = UNSHARED, id: str | None = None
     ) -> AsyncGenerator[StreamItem, None]:
         """Answer `query` piece by piece. Closing the generator gives the answer up.
 
         Raises as `answer`; before the StreamHead nothing has been sent, after it the answer is cut.
         """
-        return self._follow(query, key, id, stream=True)
+        return self._follow(query, use, id, stream=True)
 
     async def route(self, query: Query) -> Served:
         """Return the local answer and what would become of it. Neither cached nor shared."""
@@ -192,13 +216,13 @@ class Gateway:
         return Served(answer, "bypass")
 
     async def _follow(
-        self, query: Query, key: str | None, id: str | None, *, stream: bool
+        self, query: Query, use: CacheUse, id: str | None, *, stream: bool
     ) -> AsyncGenerator[StreamItem, None]:
         """Watch the run that answers `query`: started here, or found under way."""
         began = time.perf_counter()
-        source = partial(self._run, query, key, stream=stream)
-        async with self._flights.join(key, source) as (events, leads):
-            cache: CacheStatus = "bypass" if key is None else "miss"
+        source = partial(self._run, query, use, stream=stream)
+        async with self._flights.join(use.key if use.reads else None, source) as (events, leads):
+            cache: CacheStatus = "miss" if use.reads else "bypass"
             headed = False
             async for event in events:
                 if isinstance(event, TextDelta | RemoteChunk):
@@ -211,7 +235,7 @@ class Gateway:
                     if id is not None:
                         self._record(id, query, event, fresh=leads)
                     if not headed:
-                        yield StreamHead(served.answer.decision, served.cache)
+                        yield StreamHead(served.answer.decision, served.cache, served.age)
                     yield served
                     return
         raise RuntimeError("the pipeline ended without an answer")
@@ -221,7 +245,8 @@ class Gateway:
     ) -> Served:
         """Return a run's answer as one follower gets it, and count it."""
         if isinstance(event, _Found):
-            served = Served(_at_no_cost(event.answer, began, {}), "hit")
+            age = max(0.0, time.time() - event.at)
+            served = Served(_at_no_cost(event.answer, began, {}), "hit", age)
         elif leads:
             served = Served(event, cache)
         else:
@@ -242,16 +267,31 @@ class Gateway:
             self.books.keep(label)
 
     async def _run(
-        self, query: Query, key: str | None, *, stream: bool
+        self, query: Query, use: CacheUse, *, stream: bool
     ) -> AsyncGenerator[StreamEvent | _Found, None]:
-        """Answer `query` once, for all who follow, and keep the answer."""
+        """Answer `query` once, for all who follow, here and at other gateways of one cache."""
+        if use.key is None or not use.reads:
+            async with aclosing(self._make(query, use, stream=stream)) as events:
+                async for event in events:
+                    yield event
+            return
+        look_up = partial(self._lookup, max_age=use.max_age)
+        async with found_or_ours(self.cache, use.key, look_up) as kept:
+            if kept is not None:
+                yield _Found(*kept)
+                return
+            async with aclosing(self._make(query, use, stream=stream)) as events:
+                async for event in events:
+                    yield event
+
+    async def _make(
+        self, query: Query, use: CacheUse, *, stream: bool
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Answer `query`, and keep the answer."""
         # Before the answer is begun: one decided before an alarm is not kept as one after it.
         used = None if self.calibration is None else self.calibration.id
         drifted = self._drifted(used)
-        found = None if key is None else await self._lookup(key)
-        if found is not None:
-            yield _Found(found)
-        elif stream:
+        if stream:
             chunks: list[Mapping[str, Any]] = []
             async with _closing(self.pipeline.stream(query)) as events:
                 async for event in events:
@@ -259,30 +299,31 @@ class Gateway:
                         chunks.append(event.body)
                     if isinstance(event, Answer):
                         whole = _with_body(event, chunks)
-                        await self._keep(query, key, whole, drifted=drifted)
+                        await self._keep(query, use, whole, drifted=drifted)
                         yield whole
                     else:
                         yield event
         else:
             answer = await self.pipeline.answer(query)
-            await self._keep(query, key, answer, drifted=drifted)
+            await self._keep(query, use, answer, drifted=drifted)
             yield answer
 
-    async def _lookup(self, key: str) -> Answer | None:
+    async def _lookup(self, key: str, *, max_age: float) -> stored.Kept | None:
         value = await self.cache.get(key)
         if value is None:
             return None
         try:
-            return stored.decode(value)
+            kept = stored.decode(value)
+            return kept if time.time() - kept.at <= max_age else None
         except stored.CorruptValueError:
             self.metrics.cache_fault("decode")
             return None
 
-    async def _keep(self, query: Query, key: str | None, answer: Answer, *, drifted: bool) -> None:
+    async def _keep(self, query: Query, use: CacheUse, answer: Answer, *, drifted: bool) -> None:
         # Before the answer is handed out: whoever asks again after it has arrived finds it.
-        if key is not None and worth_keeping(answer):
-            value = stored.encode(answer, keep_trace=wants_logprobs(query))
-            # Not `key`: another calibration may have been taken over since that was made.
+        if use.keeps and worth_keeping(answer):
+            value = stored.encode(answer, at=time.time(), keep_trace=wants_logprobs(query))
+            # Not `use.key`: another calibration may have been taken over since that was made.
             decided_by = answer.decision.calibration
             await self.cache.put(self._key(query, decided_by, drifted=drifted), value)
 

@@ -1,9 +1,11 @@
-"""Which requests may share an answer, and the key under which they do."""
+"""Which requests may share an answer, for how long, and the key under which they do."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -30,6 +32,29 @@ class Facts:
     upstream_model: str
 
 
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What one request has to do with the cache.
+
+    Attributes
+    ----------
+    key : under which its answer is shared; None shares nothing.
+    reads : whether it may be answered with what is kept, or by an identical request under way.
+    keeps : whether its own answer may be kept.
+    max_age : seconds since when a kept answer may have been made.
+    """
+
+    key: str | None
+    reads: bool = True
+    keeps: bool = True
+    max_age: float = math.inf
+
+
+UNSHARED = CacheUse(None, reads=False, keeps=False)
+
+_MAX_AGE = re.compile(r"max-age=(\d{1,10})")
+
+
 def tenant_of(headers: Mapping[str, str]) -> str:
     """Return who asks: a digest of the ``Authorization`` header, empty without one."""
     given = headers.get("authorization", "").strip()
@@ -37,10 +62,10 @@ def tenant_of(headers: Mapping[str, str]) -> str:
 
 
 def cache_key(query: Query, facts: Facts) -> str:
-    """Return the SHA-256, in hex, over everything that the answer depends on.
+    """Return ``TENANT:CALIBRATION:HASH``; the hash is over everything that the answer depends on.
 
-    The whole request is in it, with system prompt, tools and the caller's own fields such as
-    ``user``; fields that are null count as absent.
+    By its first two parts answers can be purged. The whole request is in it, with system prompt,
+    tools and the caller's own fields such as ``user``; fields that are null count as absent.
     """
     whole = {
         "tenant": query.tenant,
@@ -59,7 +84,13 @@ def cache_key(query: Query, facts: Facts) -> str:
             if name not in _NOT_IN_KEY and value is not None
         },
     }
-    return hashlib.sha256(_render(whole).encode()).hexdigest()
+    digest = hashlib.sha256(_render(whole).encode()).hexdigest()
+    return f"{query.tenant}:{calibration_part(facts.calibration)}:{digest}"
+
+
+def calibration_part(calibration: str | None) -> str:
+    """Return the part of a key that names the calibration of this id."""
+    return (calibration or "").removeprefix("sha256:").partition(" ")[0][:12]
 
 
 @lru_cache(maxsize=4)  # they change with the calibration
@@ -67,15 +98,20 @@ def _plain(facts: Facts) -> dict[str, Any]:
     return asdict(facts)
 
 
-def shareable(query: Query, headers: Mapping[str, str]) -> bool:
-    """Tell whether this request may be answered with another's answer, and keep its own.
+def cache_use(key: str, query: Query, headers: Mapping[str, str]) -> CacheUse:
+    """Return what this request has to do with the cache, under its `key`.
 
-    Not when it is sampled without a seed: who asks for chance gets it afresh. And not when the
-    caller forbids it with ``Cache-Control: no-cache`` or ``no-store``.
+    Nothing when it is sampled without a seed: who asks for chance gets it afresh. Otherwise its
+    ``Cache-Control`` says: ``no-store`` nothing either, ``no-cache`` an answer made afresh and
+    kept, ``max-age=N`` one that was made within N seconds. Other directives mean nothing here.
     """
-    directives = {part.strip().lower() for part in headers.get("cache-control", "").split(",")}
+    directives = [part.strip().lower() for part in headers.get("cache-control", "").split(",")]
     chance = query.sampler.temperature > 0 and query.sampler.seed is None
-    return not chance and directives.isdisjoint({"no-cache", "no-store"})
+    if chance or "no-store" in directives:
+        return UNSHARED
+    ages = [int(found[1]) for part in directives if (found := _MAX_AGE.fullmatch(part))]
+    max_age = 0 if "no-cache" in directives else min(ages, default=math.inf)
+    return CacheUse(key, reads=max_age > 0, max_age=max_age)
 
 
 def worth_keeping(answer: Answer) -> bool:

@@ -114,14 +114,21 @@ def router_object(answer: Answer, cache: CacheStatus) -> dict[str, Any]:
     }
 
 
-def router_headers(decision: Decision, cache: CacheStatus) -> dict[str, str]:
-    """Return the short form of the `router` object; a header that has no value is left out."""
+def router_headers(
+    decision: Decision, cache: CacheStatus, age: float | None = None
+) -> dict[str, str]:
+    """Return the short form of the `router` object; a header that has no value is left out.
+
+    `age` is that of an answer from the cache, in seconds.
+    """
     headers = {
         "X-Router-Route": decision.route,
         "X-Router-Reason": decision.reason,
         "X-Router-Cache": cache,
         "X-Router-Degraded": "true" if decision.degraded else "false",
     }
+    if age is not None:
+        headers["Age"] = f"{age:.0f}"
     for name, value in (("P-Correct", decision.p_correct), ("Threshold", decision.threshold)):
         if (known := finite(value)) is not None:
             headers[f"X-Router-{name}"] = f"{known:.4f}"

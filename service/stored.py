@@ -6,7 +6,7 @@ import json
 import zlib
 from base64 import b64decode, b64encode
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,10 +39,18 @@ class _Stored(BaseModel):
     trace: dict[str, Any] | None = None
     pieces: list[str] = []
     top_pieces: list[list[str]] = []
+    at: float
 
 
-def encode(answer: Answer, *, keep_trace: bool) -> bytes:
-    """Return `answer` as compressed JSON; zlib's checksum guards it.
+class Kept(NamedTuple):
+    """An answer from the cache, and when it was put there: seconds since 1970."""
+
+    answer: Answer
+    at: float
+
+
+def encode(answer: Answer, *, at: float, keep_trace: bool) -> bytes:
+    """Return `answer`, kept `at` this time, as compressed JSON; zlib's checksum guards it.
 
     The trace is large and only needed where the answer shows its log-probabilities.
     """
@@ -56,6 +64,7 @@ def encode(answer: Answer, *, keep_trace: bool) -> bytes:
         "saved_usd": answer.saved_usd,
         "timings_ms": dict(answer.timings_ms),
         "remote_body": None if answer.remote_body is None else dict(answer.remote_body),
+        "at": at,
     }
     if keep_trace and answer.trace is not None:
         stored |= {
@@ -69,11 +78,11 @@ def encode(answer: Answer, *, keep_trace: bool) -> bytes:
     return zlib.compress(_render(stored).encode("utf-8", "replace"), level=1)
 
 
-def decode(value: bytes) -> Answer:
+def decode(value: bytes) -> Kept:
     """Return the answer that `value` encodes. Raises CorruptValueError for anything else."""
     try:
         stored = _Stored.model_validate_json(_decompressed(value))
-        return Answer(
+        answer = Answer(
             text=stored.text,
             finish_reason=stored.finish_reason,
             decision=stored.decision,
@@ -87,6 +96,7 @@ def decode(value: bytes) -> Answer:
             top_pieces=tuple(tuple(_bytes(piece) for piece in step) for step in stored.top_pieces),
             remote_body=stored.remote_body,
         )
+        return Kept(answer, stored.at)
     # Its ValidationError and binascii's Error are ValueErrors; a trace may lack a field.
     except (zlib.error, ValueError, KeyError, TypeError) as exc:
         raise CorruptValueError(type(exc).__name__) from None

@@ -45,12 +45,12 @@ async def chat_completions(request: Request) -> Response:
         tenant=tenant,
         stream_mode=gateway.settings.stream_mode,
     )
-    key = gateway.key(query, request.headers)
+    use = gateway.cache_use(query, request.headers)
     envelope = Envelope.new(gateway.info)
     if chat.stream:
-        items = gateway.stream(query, key=key, id=envelope.id)
+        items = gateway.stream(query, use=use, id=envelope.id)
         return await _streamed(request, items, _writer(envelope, chat, query))
-    served = await until_disconnect(request, gateway.answer(query, key=key, id=envelope.id))
+    served = await until_disconnect(request, gateway.answer(query, use=use, id=envelope.id))
     log_facts(request).update(_log_line(served.answer.decision, served.cache))
     body = completion(
         served.answer,
@@ -59,7 +59,7 @@ async def chat_completions(request: Request) -> Response:
         logprobs=wants_logprobs(query),
         n_top=query.top_logprobs,
     )
-    headers = router_headers(served.answer.decision, served.cache)
+    headers = router_headers(served.answer.decision, served.cache, served.age)
     return StrictJSONResponse(body, headers=headers)
 
 
@@ -72,7 +72,7 @@ async def _streamed(
         raise TypeError(f"a stream begins with its head, not with {type(head).__name__}")
     facts = log_facts(request)
     facts.update(_log_line(head.decision, head.cache))
-    headers = router_headers(head.decision, head.cache)
+    headers = router_headers(head.decision, head.cache, head.age)
     return EventStream(chat_events(items, writer, facts), items, headers)
 
 

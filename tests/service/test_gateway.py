@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from router.answer import Query
 from router.config import Settings
@@ -52,7 +53,7 @@ async def gateway_of(pipeline: ScriptedPipeline, **settings: Any) -> AsyncIterat
 
 
 async def ask(gateway: Gateway, asked: Query) -> Served:
-    return await gateway.answer(asked, key=gateway.key(asked, {}))
+    return await gateway.answer(asked, use=gateway.cache_use(asked, {}))
 
 
 def count(gateway: Gateway, name: str, **labels: str) -> float:
@@ -97,7 +98,7 @@ async def test_one_who_does_not_stream_shares_with_one_who_does() -> None:
     pipeline = ScriptedPipeline(events=[*REMOTE_STREAM[:3], wait, *REMOTE_STREAM[3:]])
     async with gateway_of(pipeline) as gateway:
         asked = query()
-        async with aclosing(gateway.stream(asked, key=gateway.key(asked, {}))) as items:
+        async with aclosing(gateway.stream(asked, use=gateway.cache_use(asked, {}))) as items:
             assert isinstance(await anext(items), StreamHead)
             whole = asyncio.create_task(ask(gateway, query()))
             await settle()
@@ -123,7 +124,7 @@ async def test_one_who_streams_shares_with_one_who_does_not() -> None:
         await settle()
         gate.set()
         asked = query(stream=True)
-        items = [item async for item in gateway.stream(asked, key=gateway.key(asked, {}))]
+        items = [item async for item in gateway.stream(asked, use=gateway.cache_use(asked, {}))]
         assert [type(item) for item in items] == [StreamHead, Served]
         assert (await whole).answer.text == LOCAL.text
         assert len(pipeline.queries) == 1
@@ -160,9 +161,9 @@ async def test_closing_tells_those_who_wait() -> None:
 async def test_another_calibration_is_another_key() -> None:
     pipeline = ScriptedPipeline()
     async with gateway_of(pipeline) as gateway:
-        before = gateway.key(query(), {})
+        before = gateway.cache_use(query(), {}).key
         pipeline.calibration = None
-        assert gateway.key(query(), {}) not in (before, None)
+        assert gateway.cache_use(query(), {}).key not in (before, None)
 
 
 async def test_another_upstream_is_another_key() -> None:
@@ -170,7 +171,7 @@ async def test_another_upstream_is_another_key() -> None:
         gateway_of(ScriptedPipeline(), upstream="http://127.0.0.1:1/v1") as one,
         gateway_of(ScriptedPipeline(), upstream="http://127.0.0.1:2/v1") as other,
     ):
-        assert one.key(query(), {}) != other.key(query(), {})
+        assert one.cache_use(query(), {}).key != other.cache_use(query(), {}).key
 
 
 async def test_two_gateways_share_a_redis(redis_server: RedisServer) -> None:
@@ -188,7 +189,7 @@ async def test_a_corrupt_value_is_a_miss_and_is_replaced(redis_server: RedisServ
     pipeline = ScriptedPipeline()
     async with gateway_of(pipeline, redis_url=redis_server.url) as gateway:
         asked = query(seed=5)
-        key = gateway.key(asked, {})
+        key = gateway.cache_use(asked, {}).key
         assert key is not None
         assert isinstance(gateway.cache, RedisCache)
         await gateway.cache.put(key, b"garbage")
@@ -200,7 +201,7 @@ async def test_a_corrupt_value_is_a_miss_and_is_replaced(redis_server: RedisServ
 async def test_no_prompt_reaches_redis_in_the_clear(redis_server: RedisServer) -> None:
     async with gateway_of(ScriptedPipeline(), redis_url=redis_server.url) as gateway:
         asked = query(messages=[{"role": "user", "content": "my diagnosis"}])
-        key = gateway.key(asked, {})
+        key = gateway.cache_use(asked, {}).key
         assert key is not None
         await ask(gateway, asked)
         assert "diagnosis" not in KEY_PREFIX + key
@@ -240,3 +241,125 @@ async def test_a_cached_answer_is_not_changed_by_who_got_it() -> None:
         assert [one.answer.saved_usd for one in served] == [0, 0.5, 0.5]
         assert count(gateway, "router_cost_usd_total") == 0.5
         assert count(gateway, "router_saved_usd_total") == 1.0
+
+
+class Slow(ScriptedPipeline):
+    """Answers once it is let go."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        super().__init__(before=self._wait)
+
+    async def _wait(self) -> None:
+        await self.go_on.wait()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_one_of_several_gateways_makes_the_answer_the_others_wait_for(
+    redis_server: RedisServer,
+) -> None:
+    pipelines = [Slow() for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        gateways = [
+            await stack.enter_async_context(gateway_of(each, redis_url=redis_server.url))
+            for each in pipelines
+        ]
+        asking = [asyncio.create_task(ask(each, query())) for each in gateways * 4]
+        await until(lambda: any(each.queries for each in pipelines))
+        await asyncio.sleep(0.2)
+        for each in pipelines:
+            each.go_on.set()
+        served = await asyncio.gather(*asking)
+    assert sum(len(each.queries) for each in pipelines) == 1
+    assert {each.answer.text for each in served} == {LOCAL.text}
+
+
+async def test_when_the_gateway_that_makes_it_fails_another_one_does(
+    redis_server: RedisServer,
+) -> None:
+    failing, sound = Slow(), ScriptedPipeline()
+    failing.reply = EngineDown("gone")
+    async with (
+        gateway_of(failing, redis_url=redis_server.url) as one,
+        gateway_of(sound, redis_url=redis_server.url) as other,
+    ):
+        first = asyncio.create_task(ask(one, query()))
+        await until(lambda: bool(failing.queries))
+        second = asyncio.create_task(ask(other, query()))
+        await asyncio.sleep(0.1)
+        assert not sound.queries
+        failing.go_on.set()
+        with pytest.raises(EngineDown):
+            await first
+        assert (await second).answer.text == LOCAL.text
+
+
+async def test_a_cancelled_run_lets_another_gateway_have_its_turn(
+    redis_server: RedisServer,
+) -> None:
+    stuck, sound = Slow(), ScriptedPipeline()
+    async with (
+        gateway_of(stuck, redis_url=redis_server.url) as one,
+        gateway_of(sound, redis_url=redis_server.url) as other,
+    ):
+        first = asyncio.create_task(ask(one, query()))
+        await until(lambda: bool(stuck.queries))
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert (await ask(other, query())).cache == "miss"
+    assert len(sound.queries) == 1
+
+
+async def test_local_only_answers_never_reach_redis(redis_server: RedisServer) -> None:
+    pipeline = ScriptedPipeline()
+    async with gateway_of(pipeline, redis_url=redis_server.url) as gateway:
+        asked = query(router={"local_only": True})
+        assert [(await ask(gateway, asked)).cache for _ in range(2)] == ["bypass", "bypass"]
+        redis = Redis.from_url(redis_server.url)
+        assert await redis.keys("*") == []
+        await redis.aclose()
+
+
+async def test_an_answer_older_than_the_caller_wants_is_made_anew() -> None:
+    pipeline = ScriptedPipeline()
+    async with gateway_of(pipeline) as gateway:
+        await ask(gateway, query())
+        use = gateway.cache_use(query(), {"cache-control": "max-age=60"})
+        young = await gateway.answer(query(), use=use)
+        assert (young.cache, len(pipeline.queries)) == ("hit", 1)
+        assert young.age is not None
+        old = await gateway.answer(query(), use=replace(use, max_age=-1.0))
+        assert (old.cache, len(pipeline.queries)) == ("miss", 2)
+
+
+async def test_no_cache_makes_it_anew_and_keeps_that() -> None:
+    first, second = LOCAL, replace(LOCAL, text="Servus!")
+    pipeline = ScriptedPipeline(reply=first)
+    async with gateway_of(pipeline) as gateway:
+        await ask(gateway, query())
+        pipeline.reply = second
+        use = gateway.cache_use(query(), {"cache-control": "no-cache"})
+        assert (await gateway.answer(query(), use=use)).cache == "bypass"
+        assert (await ask(gateway, query())).answer.text == "Servus!"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_purging_by_tenant_and_by_calibration(
+    redis_server: RedisServer, shared: bool
+) -> None:
+    options: dict[str, Any] = {"redis_url": redis_server.url} if shared else {}
+    async with gateway_of(ScriptedPipeline(), **options) as gateway:
+        for tenant in ("a1", "b2"):
+            for i in range(3):
+                await ask(gateway, replace(query(seed=i), tenant=tenant))
+        assert await gateway.purge(tenant="a1", calibration="sha256:beef") == 0
+        assert await gateway.purge(tenant="a1", calibration="sha256:feed") == 3
+        assert (await ask(gateway, replace(query(seed=1), tenant="a1"))).cache == "miss"
+        assert (await ask(gateway, replace(query(seed=1), tenant="b2"))).cache == "hit"
+        assert await gateway.purge(tenant="*") == 0
+        assert await gateway.purge() == 4

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from router.answer import Query
-from service.keys import Facts, cache_key, shareable, tenant_of, worth_keeping
+from service.keys import (
+    UNSHARED,
+    CacheUse,
+    Facts,
+    cache_key,
+    cache_use,
+    tenant_of,
+    worth_keeping,
+)
 from service.parse import parse_chat_request
 from service.query import to_query
 from tests.service.scripted import LOCAL, QUESTION, REMOTE
@@ -27,7 +35,8 @@ def key(**fields: Any) -> str:
 
 
 def test_it_is_a_hash() -> None:
-    assert len(key()) == 64
+    tenant, calibration, digest = key().split(":")
+    assert (tenant, calibration, len(digest)) == ("", "1", 64)
     assert "German" not in key()
     assert key() == key()
 
@@ -101,19 +110,23 @@ def test_a_tenant_is_known_by_the_key_that_it_sends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "headers", "may"),
+    ("fields", "headers", "expected"),
     [
-        ({}, {}, True),
-        ({"temperature": 0}, {}, True),
-        ({"temperature": 1}, {}, False),
-        ({"temperature": 1, "seed": 7}, {}, True),
-        ({}, {"cache-control": "no-cache"}, False),
-        ({}, {"cache-control": "max-age=0, No-Store"}, False),
-        ({}, {"cache-control": "max-age=5"}, True),
+        ({}, {}, CacheUse("k")),
+        ({"temperature": 0}, {}, CacheUse("k")),
+        ({"temperature": 1}, {}, UNSHARED),
+        ({"temperature": 1, "seed": 7}, {}, CacheUse("k")),
+        ({}, {"cache-control": "no-cache"}, CacheUse("k", reads=False, max_age=0)),
+        ({}, {"cache-control": "max-age=0, No-Store"}, UNSHARED),
+        ({}, {"cache-control": "max-age=0"}, CacheUse("k", reads=False, max_age=0)),
+        ({}, {"cache-control": "Max-Age=5, max-age=9"}, CacheUse("k", max_age=5)),
+        ({}, {"cache-control": "max-age=soon, max-age=-1"}, CacheUse("k")),
     ],
 )
-def test_what_may_be_shared(fields: dict[str, Any], headers: dict[str, str], may: bool) -> None:
-    assert shareable(query(**fields), headers) is may
+def test_what_a_request_has_to_do_with_the_cache(
+    fields: dict[str, Any], headers: dict[str, str], expected: CacheUse
+) -> None:
+    assert cache_use("k", query(**fields), headers) == expected
 
 
 def test_what_is_worth_keeping() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from router.answer import Answer, Decision
 from router.errors import EngineDown
+from tests.redis_server import RedisServer
 from tests.service.scripted import (
     LOCAL,
     QUESTION,
@@ -191,6 +192,7 @@ async def test_the_api_describes_itself() -> None:
         "/v1/feedback",
         "/v1/models",
         "/v1/models/{model_id}",
+        "/v1/cache",
         "/v1/calibration",
         "/v1/calibration/reload",
         "/healthz",
@@ -213,3 +215,28 @@ def _references(value: Any) -> list[str]:
     if isinstance(value, list):
         return [ref for item in value for ref in _references(item)]
     return []
+
+
+async def test_a_caller_purges_its_own_answers() -> None:
+    mine, theirs = ({"Authorization": f"Bearer {name}"} for name in ("mine", "theirs"))
+    async with client_of(ScriptedPipeline()) as client:
+        for headers in (mine, theirs):
+            await client.post("/v1/chat/completions", json=QUESTION, headers=headers)
+        wrong = await client.delete("/v1/cache", params={"calibration": "x"}, headers=mine)
+        purged = await client.delete("/v1/cache", headers=mine)
+        again = [
+            await client.post("/v1/chat/completions", json=QUESTION, headers=headers)
+            for headers in (mine, theirs)
+        ]
+    assert wrong.status_code == 400
+    assert purged.json() == {"object": "cache.purged", "purged": 1}
+    assert [each.headers["x-router-cache"] for each in again] == ["miss", "hit"]
+    assert [each.headers.get("age") for each in again] == [None, "0"]
+
+
+async def test_a_purge_that_redis_can_not_do_says_so(redis_server: RedisServer) -> None:
+    async with client_of(ScriptedPipeline(), redis_url=redis_server.url) as client:
+        redis_server.stop()
+        reply = await client.delete("/v1/cache")
+    assert reply.status_code == 503
+    assert reply.json()["error"]["code"] == "cache_unavailable"

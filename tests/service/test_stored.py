@@ -18,14 +18,15 @@ from tests.service.scripted import LOCAL, PIECES, REMOTE, TOP_PIECES, TRACE
 
 
 def test_a_remote_answer_comes_back_as_it_was() -> None:
-    back = stored.decode(stored.encode(REMOTE, keep_trace=False))
+    back, at = stored.decode(stored.encode(REMOTE, at=5.0, keep_trace=False))
+    assert at == 5.0
     assert math.isnan(back.decision.uncertainty["margin"])
     shown = replace(REMOTE.decision, uncertainty={"perplexity": 0.12})
     assert replace(back, decision=shown) == replace(REMOTE, decision=shown)
 
 
 def test_the_trace_is_kept_where_it_is_wanted() -> None:
-    back = stored.decode(stored.encode(LOCAL, keep_trace=True))
+    back, _ = stored.decode(stored.encode(LOCAL, at=5.0, keep_trace=True))
     assert back.trace is not None
     np.testing.assert_array_equal(back.trace.logprobs, TRACE.logprobs)
     np.testing.assert_array_equal(back.trace.top_ids, TRACE.top_ids)
@@ -34,21 +35,21 @@ def test_the_trace_is_kept_where_it_is_wanted() -> None:
 
 
 def test_the_trace_is_left_out_elsewhere() -> None:
-    back = stored.decode(stored.encode(LOCAL, keep_trace=False))
+    back, _ = stored.decode(stored.encode(LOCAL, at=5.0, keep_trace=False))
     assert back.trace is None
     assert back.pieces == ()
     assert (back.text, back.usage_local) == (LOCAL.text, LOCAL.usage_local)
 
 
 def test_half_a_surrogate_pair_of_an_upstream_does_no_harm() -> None:
-    stored.decode(stored.encode(replace(REMOTE, text="\ud83d"), keep_trace=False))
+    stored.decode(stored.encode(replace(REMOTE, text="\ud83d"), at=5.0, keep_trace=False))
 
 
 def packed(data: Any) -> bytes:
     return zlib.compress(json.dumps(data).encode())
 
 
-GOOD: dict[str, Any] = json.loads(zlib.decompress(stored.encode(LOCAL, keep_trace=True)))
+GOOD: dict[str, Any] = json.loads(zlib.decompress(stored.encode(LOCAL, at=5.0, keep_trace=True)))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ GOOD: dict[str, Any] = json.loads(zlib.decompress(stored.encode(LOCAL, keep_trac
     [
         b"",
         b"garbage",
-        stored.encode(LOCAL, keep_trace=True)[:-3],
+        stored.encode(LOCAL, at=5.0, keep_trace=True)[:-3],
         zlib.compress(b"not json"),
         packed([]),
         packed({}),
@@ -74,7 +75,7 @@ def test_anything_else_is_refused(value: bytes) -> None:
         stored.decode(value)
 
 
-VALUE = stored.encode(LOCAL, keep_trace=True)
+VALUE = stored.encode(LOCAL, at=5.0, keep_trace=True)
 
 
 @settings(deadline=None)
@@ -83,7 +84,7 @@ def test_a_flipped_bit_is_noticed_or_meant_nothing(at: int, bit: int) -> None:
     value = bytearray(VALUE)
     value[at] ^= 1 << bit
     try:
-        back = stored.decode(bytes(value))
+        back, kept_at = stored.decode(bytes(value))
     except stored.CorruptValueError:
         return
-    assert stored.encode(back, keep_trace=True) == VALUE
+    assert stored.encode(back, at=kept_at, keep_trace=True) == VALUE
