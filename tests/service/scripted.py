@@ -80,7 +80,7 @@ LOCAL = Answer(
         "prefill": 2.0,
         "decode": 30.0,
         "uq": 0.5,
-        "remote": 0,
+        "remote": 0.0,
         "total": 34.0,
     },
     trace=TRACE,
