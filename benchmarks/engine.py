@@ -25,8 +25,8 @@ resident size during the load, CPU time what the server's processes used meanwhi
 `gateway` is another load: what the gateway's own process, without the engine's, uses of the CPU for
 one request that is not streamed and asks for one token, and for one that its cache answers. Of the
 first kind there are two figures. One is of the gateway's own work: its engine's process gives the
-same answer to all, so that no model computes. The other is beside a model that does, which takes
-the caches of the CPU from it.
+same answer to all, so that no model computes. The other is beside a model that does, which
+competes with it for the caches of the CPU.
 """
 
 from __future__ import annotations

@@ -105,6 +105,8 @@ def _gateway(rounds: Sequence[Figures]) -> dict[str, Any]:
     found: dict[str, Any] = {"errors": [each["error"] for each in rounds if "error" in each]}
     if done:
         found |= {name: median(each[name] for each in done) for name in ("own", "beside", "hit")}
+        own = [each["own"] for each in done]
+        found |= {"own_lowest": min(own), "own_highest": max(own)}
     return found
 
 
@@ -130,9 +132,11 @@ def text(report: Mapping[str, Any], *, markdown: bool = False) -> Iterator[str]:
     yield ""
     gateway, bullet = report["gateway"], "- " if markdown else ""
     if "own" in gateway:
-        own, beside, hit = (f"{1e3 * gateway[name]:.2f} ms" for name in ("own", "beside", "hit"))
-        yield f"{bullet}the gateway's own work: {own} of CPU time a request, {hit} from its cache"
-        yield f"{bullet}while a model computes beside it, which takes its CPU caches: {beside}"
+        ms = {name: f"{1e3 * value:.2f}" for name, value in gateway.items() if name != "errors"}
+        own = f"{ms['own']} ms of CPU time a request ({ms['own_lowest']}-{ms['own_highest']})"
+        yield f"{bullet}the gateway's own work: {own}, {ms['hit']} ms from its cache"
+        beside = "while a model computes beside it, which competes for the CPU's caches"
+        yield f"{bullet}{beside}: {ms['beside']} ms"
     for goal in report["goals"]:
         verdict = "reached" if goal["reached"] else "missed"
         yield f"{bullet}goal: {goal['goal']}: {goal['value']:.3f} {verdict}"
