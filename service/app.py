@@ -24,7 +24,7 @@ from service.audit import build_auditor
 from service.books import Books
 from service.disconnect import ClientGoneError
 from service.errors import ApiError, bad_request, from_http_exception, from_router_error
-from service.gateway import Gateway, build_cache
+from service.gateway import Gateway, build_cache, build_rules
 from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.openai import ChatRequest
@@ -52,9 +52,11 @@ class GatewayApp(FastAPI):
 def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> FastAPI:
     """Return the application; its lifespan starts and closes the pipeline.
 
-    `pipeline` (not started) replaces the one that `settings` describe.
+    `pipeline` (not started) replaces the one that `settings` describe. Raises ConfigError when the
+    rules for what stays local can't be used.
     """
     logs.configure(settings.log_level)
+    rules = build_rules(settings)
     measured = Metrics()
 
     @asynccontextmanager
@@ -71,7 +73,9 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             stack.push_async_callback(cache.close)
             await running.start()
             auditor = build_auditor(settings, books, measured, running.upstream, running.live)
-            gateway = Gateway(settings, running, cache, measured, books=books, auditor=auditor)
+            gateway = Gateway(
+                settings, running, cache, measured, books=books, auditor=auditor, rules=rules
+            )
             app.state.gateway = gateway
             stack.push_async_callback(gateway.close)
             yield

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from calibration.errors import ArtifactError
@@ -16,6 +17,7 @@ from router.config import Settings
 from router.engine.messages import EngineInfo, TextDelta
 from router.errors import ConfigError
 from router.live_watch import LiveReport
+from router.privacy import Rules, read_rules
 from router.reload import Reloaded
 from service import stored
 from service.assemble import assemble
@@ -23,6 +25,7 @@ from service.audit import Auditor, upstream_label
 from service.books import Books
 from service.cache import Cache, MemoryCache, RedisCache
 from service.claims import found_or_ours
+from service.errors import bad_request
 from service.keys import (
     UNSHARED,
     CacheUse,
@@ -76,7 +79,8 @@ class Gateway:
     """What the routes work with; lives in ``app.state.gateway`` while the application runs.
 
     `pipeline` has been started. Who made it, the cache and the ledger of the `books` closes them,
-    after `close`. Without `books` nothing is recorded, without an `auditor` nothing is audited.
+    after `close`. Without `books` nothing is recorded, without an `auditor` nothing is audited,
+    without `rules` a query is `local_only` only if it says so.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Gateway:
         *,
         books: Books | None = None,
         auditor: Auditor | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self.settings = settings
         self.pipeline = pipeline
@@ -95,6 +100,7 @@ class Gateway:
         self.metrics = metrics
         self.books = Books(None, metrics) if books is None else books
         self.auditor = auditor
+        self._rules = rules
         self.info: EngineInfo = pipeline.engine.info
         self.created = int(time.time())
         self.draining = False
@@ -153,6 +159,25 @@ class Gateway:
         if self.auditor is not None:
             await self.auditor.close()
         await self.books.close()
+
+    def private(self, query: Query) -> Query:
+        """Return `query`, `local_only` where the rules find what must not leave the machine.
+
+        Raises ApiError when it asks for the mode ``remote`` nevertheless.
+        """
+        if self._rules is None or query.local_only:
+            return query
+        rule = self._rules.match(query.body)
+        if rule is None:
+            return query
+        if query.mode == "remote":
+            message = (
+                f"The rule '{rule}' keeps what this request says on this machine, so it can't be "
+                "answered by the model 'remote'; use 'auto' or 'local'."
+            )
+            raise bad_request(message, "model", "kept_local")
+        logger.info("kept local by a rule", extra={"rule": rule})
+        return replace(query, local_only=True)
 
     def cache_use(self, query: Query, headers: Mapping[str, str]) -> CacheUse:
         """Return what `query` has to do with the cache, by what it is and by its headers."""
@@ -326,6 +351,11 @@ class Gateway:
             # Not `use.key`: another calibration may have been taken over since that was made.
             decided_by = answer.decision.calibration
             await self.cache.put(self._key(query, decided_by, drifted=drifted), value)
+
+
+def build_rules(settings: Settings) -> Rules | None:
+    """Return the rules that `settings` name. Raises ConfigError when they can't be used."""
+    return read_rules(Path(settings.local_only_rules)) if settings.local_only_rules else None
 
 
 def build_cache(settings: Settings, metrics: Metrics) -> Cache:

@@ -45,6 +45,7 @@ async def chat_completions(request: Request) -> Response:
         tenant=tenant,
         stream_mode=gateway.settings.stream_mode,
     )
+    query = gateway.private(query)
     use = gateway.cache_use(query, request.headers)
     envelope = Envelope.new(gateway.info)
     if chat.stream:

@@ -29,7 +29,7 @@ async def route(request: Request, gateway: GatewayDep) -> Response:
     if chat.stream:
         raise bad_request("A decision can't be streamed; leave 'stream' out.", "stream")
     tenant = tenant_of(request.headers)
-    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab, tenant=tenant)
+    query = gateway.private(to_query(chat, raw, n_vocab=gateway.info.n_vocab, tenant=tenant))
     served = await until_disconnect(request, gateway.route(query))
     body = route_decision(served.answer, Envelope.new(gateway.info), served.cache)
     return StrictJSONResponse(body, headers=router_headers(served.answer.decision, served.cache))

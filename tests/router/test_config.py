@@ -163,6 +163,7 @@ OTHER: dict[str, Any] = {
     "prefix_folder": "/var/prefixes",
     "context": 512,
     "slots": 3,
+    "local_only_rules": "/etc/rules.txt",
     "stream_mode": "commit",
     "commit_tokens": 9,
     "commit_ms": 300,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -224,3 +225,33 @@ async def test_a_degraded_answer_is_not_kept() -> None:
     first, second = await post_twice(pipeline)
     assert len(pipeline.queries) == 2
     assert first["router"]["cache"] == second["router"]["cache"] == "miss"
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> str:
+    file = tmp_path / "rules.txt"
+    file.write_text("email\n", encoding="utf-8")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "stays"), [("Mail ada@example.org for me", True), ("Say hello", False)]
+)
+async def test_a_rule_keeps_what_it_finds_local(rules: str, text: str, stays: bool) -> None:
+    pipeline = ScriptedPipeline()
+    async with client_of(pipeline, local_only_rules=rules) as client:
+        for path in ("/v1/chat/completions", "/v1/route"):
+            body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+            assert (await client.post(path, json=body)).status_code == 200
+    assert [query.local_only for query in pipeline.queries] == [stays, stays]
+
+
+async def test_what_a_rule_keeps_can_not_be_asked_of_the_upstream(rules: str) -> None:
+    pipeline = ScriptedPipeline()
+    async with client_of(pipeline, local_only_rules=rules) as client:
+        body = {"model": "remote", "messages": [{"role": "user", "content": "Mail a@b.org"}]}
+        reply = await client.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "kept_local"
+    assert "'email'" in reply.json()["error"]["message"]
+    assert pipeline.queries == []
