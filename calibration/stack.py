@@ -238,19 +238,19 @@ def fit_stack(
     candidates = sorted(inverse_penalties)
     shapes = {j: _corners(u[:, j]) for j in range(len(names)) if _informative(u[:, j], y)}
     kept = list(shapes)
-    while kept:
-        table = _Table.of(u[:, kept], [shapes[j] for j in kept])
-        rows = table.usable
-        _require(y[rows])
-        fold, by_group = _folds(y[rows], group[rows], seed)
-        fit = _Fit(table.design[rows], y[rows], table.lower(nonnegative))
-        with one_blas_thread():
+    with one_blas_thread():
+        while kept:
+            table = _Table.of(u[:, kept], [shapes[j] for j in kept])
+            rows = table.usable
+            _require(y[rows])
+            fold, by_group = _folds(y[rows], group[rows], seed)
+            fit = _Fit(table.design[rows], y[rows], table.lower(nonnegative))
             c, intercept, weights = fit.solve(candidates, fold, by_group)
-        live = weights[: len(kept)] != 0.0
-        if live.all():
-            parts = _parts([names[j] for j in kept], table, weights, y)
-            return Stack(parts, intercept, c, int(rows.sum()))
-        kept = [j for j, alive in zip(kept, live, strict=True) if alive]
+            live = weights[: len(kept)] != 0.0
+            if live.all():
+                parts = _parts([names[j] for j in kept], table, weights, y)
+                return Stack(parts, intercept, c, int(rows.sum()))
+            kept = [j for j, alive in zip(kept, live, strict=True) if alive]
     raise FitError(
         f"none of the signals {', '.join(names)} ranks these answers: the less sure ones are not "
         "more often wrong. Use other estimators, or more answers"
