@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calibration.errors import FitError
-from calibration.evaluated_rows import EvaluatedRow
+from calibration.evaluated_rows import EvaluatedRow, Trainer
 from calibration.evaluation import evaluate_records
 from calibration.leave_one_out import leave_one_out
 from calibration.metrics import auroc
@@ -44,10 +44,23 @@ def test_each_name_has_its_trainer_and_others_are_ignored() -> None:
     assert (set(left_out), set(in_domain)) == ({"stack"}, set())
 
 
+@pytest.fixture(scope="module")
+def two_sets() -> list[EvaluatedRow]:
+    return rows(120) + rows(120, 1, "two")
+
+
+@pytest.fixture(scope="module")
+def by_name() -> dict[str, Trainer]:
+    """Those that learn from one another are trained once for the same rows."""
+    left_out, in_domain = trainers(TRAINED, n_layer=N_LAYER)
+    return {**left_out, **in_domain}
+
+
 @pytest.mark.parametrize("name", TRAINED)
-def test_what_is_learned_on_two_sets_ranks_a_third(name: str) -> None:
-    left_out, in_domain = trainers((name,), n_layer=N_LAYER)
-    score = {**left_out, **in_domain}[name](rows(120) + rows(120, 1, "two"))
+def test_what_is_learned_on_two_sets_ranks_a_third(
+    name: str, by_name: dict[str, Trainer], two_sets: list[EvaluatedRow]
+) -> None:
+    score = by_name[name](two_sets)
     unseen = rows(150, 2, "three")
     scores = [score(row) for row in unseen]
     assert all(0.0 <= value <= 1.0 for value in scores)
