@@ -11,9 +11,8 @@ TEST_STAMP := $(VENV)/.installed-test$(GPU:%=-%)
 # Trains probes in the tests. Not in the lock: which build of it suits depends on the machine.
 TORCH := torch==2.13.0
 
-# Those that run the model take all cores one after the other; the others run side by side.
-WITH_MODEL := tests/router tests/e2e
-QUICK := $(filter-out $(WITH_MODEL:%=%/),$(wildcard tests/*/) $(wildcard tests/test_*.py))
+# The engine is tested on all cores, by itself; everything else side by side, on a core each.
+ENGINE := tests/router/engine
 
 .PHONY: serve test check lock clean
 
@@ -25,8 +24,8 @@ test: $(TEST_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(QUICK) --numprocesses auto --dist loadfile --cov --cov-report= --cov-fail-under=0 $(ARGS)
-	$(BIN)/pytest $(WITH_MODEL) --cov --cov-append --cov-report=term $(ARGS)
+	$(BIN)/pytest --ignore $(ENGINE) --numprocesses auto --dist loadfile --cov --cov-report= --cov-fail-under=0 $(ARGS)
+	$(BIN)/pytest $(ENGINE) --cov --cov-append --cov-report=term $(ARGS)
 
 # Fast answers while working: no model, no servers, no coverage.
 check: $(TEST_STAMP)
