@@ -49,8 +49,13 @@ class KVTypes:
         """
         if model.n_offloaded:
             return cls("f16" if k == "auto" else k, "f16" if v == "auto" else v)
-        small = "q8_0" if model.n_embd_head % _Q8_0_BLOCK == 0 else "bf16"
-        return cls(small if k == "auto" else k, "f16" if v == "auto" else v)
+        suited = cls.on_cpu(model.n_embd_head)
+        return cls(suited.k if k == "auto" else k, suited.v if v == "auto" else v)
+
+    @classmethod
+    def on_cpu(cls, n_embd_head: int) -> KVTypes:
+        """The types that keep answers repeatable, for keys of so many numbers a head."""
+        return cls("q8_0" if n_embd_head % _Q8_0_BLOCK == 0 else "bf16", "f16")
 
 
 def _flash_attn(wanted: str, model: Model) -> int:

@@ -16,7 +16,7 @@ from router.errors import EngineError, ModelError
 
 log = logging.getLogger("router.engine.draft_model")
 
-_CHUNK = 256
+CHUNK = 256
 """Tokens read at once, at least."""
 
 _UNREADABLE = "\ufffd"
@@ -47,7 +47,7 @@ class DraftModel:
         try:
             check_vocabulary(self._model, target)
             self._n_context = min(n_context, self._model.n_ctx_train)
-            self._n_batch = max(_CHUNK, n_seq)
+            self._n_batch = max(CHUNK, n_seq)
             self._context = Context(
                 self._model,
                 n_context=self._n_context,

@@ -22,21 +22,27 @@ class Header:
 
     Attributes
     ----------
+    all_bytes : all weights, those that are used in two places counted once.
     layer_bytes : the weights of each layer, in their order.
     output_bytes : the weights after the last layer. A model that uses its token embedding there
         has it twice when the output is offloaded, and it counts here.
     input_bytes : the weights before the first layer, which always stay with the CPU.
+    n_context : tokens of the longest text that the model was made for; 0 when it doesn't say.
+    n_embd_head : numbers of one head's key.
     n_embd_k, n_embd_v : numbers that a layer caches of one token, as keys and as values; the most
         of any layer.
     """
 
+    all_bytes: int
     layer_bytes: tuple[int, ...]
     output_bytes: int
     input_bytes: int
+    n_context: int
     n_vocab: int
     n_embd: int
     n_ff: int
     n_head: int
+    n_embd_head: int
     n_embd_k: int
     n_embd_v: int
 
@@ -61,6 +67,7 @@ def read_header(path: Path) -> Header:
 
 _NUMBERS = (
     "block_count",
+    "context_length",
     "embedding_length",
     "feed_forward_length",
     "attention.head_count",
@@ -88,15 +95,19 @@ def _summary(tensors: dict[str, int], numbers: dict[str, int | None], n_vocab: i
     n_head = numbers["attention.head_count"] or 0
     n_head_kv = numbers["attention.head_count_kv"] or n_head
     width = n_embd // n_head if n_head else 0
+    n_embd_head = numbers["attention.key_length"] or width
     return Header(
+        all_bytes=sum(tensors.values()),
         layer_bytes=tuple(layers),
         output_bytes=output,
         input_bytes=embedding,
+        n_context=numbers["context_length"] or 0,
         n_vocab=n_vocab,
         n_embd=n_embd,
         n_ff=numbers["feed_forward_length"] or 0,
         n_head=n_head,
-        n_embd_k=n_head_kv * (numbers["attention.key_length"] or width),
+        n_embd_head=n_embd_head,
+        n_embd_k=n_head_kv * n_embd_head,
         n_embd_v=n_head_kv * (numbers["attention.value_length"] or width),
     )
 

@@ -8,6 +8,7 @@ to small ones without a word.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,12 +18,13 @@ from router.errors import EngineError
 MOST_TOKENS = 2**31 - 1
 """Of all sequences together; llama.cpp's positions are signed 32-bit numbers."""
 
-_PADDING = 256  # llama.cpp rounds each sequence's tokens up to a multiple of it
+_PADDING = 256
+"""llama.cpp rounds each sequence's tokens up to a multiple of this."""
 
 _BYTES_A_CELL = 52
 """llama.cpp's own bookkeeping of a token: its position, its shift, its place, its sequences."""
 
-_BITS = {
+BITS = {
     "f32": 32.0,
     "f16": 16.0,
     "bf16": 16.0,
@@ -32,6 +34,7 @@ _BITS = {
     "q4_1": 5.0,
     "q4_0": 4.5,
 }
+"""What a cached number takes, its share of its block's scale included, by its type's name."""
 
 
 class Shape(Protocol):
@@ -44,13 +47,17 @@ class Shape(Protocol):
     def meta(self, key: str) -> str | None: ...
 
 
+def padded(context: int, slots: int) -> int:
+    """The tokens for which llama.cpp makes room in `slots` sequences of `context` tokens."""
+    return -(-context // _PADDING) * _PADDING * slots
+
+
 def kv_bytes(model: Shape, context: int, slots: int, types: KVTypes) -> int:
     """Bytes that the keys and values of `slots` sequences of `context` tokens take.
 
     An upper bound for models of which some layers look at a window only.
     """
-    tokens = -(-context // _PADDING) * _PADDING * slots
-    return tokens * kv_bytes_per_token(model, types)
+    return padded(context, slots) * kv_bytes_per_token(model, types)
 
 
 def kv_bytes_per_token(model: Shape, types: KVTypes) -> int:
@@ -59,19 +66,30 @@ def kv_bytes_per_token(model: Shape, types: KVTypes) -> int:
     width = model.n_embd // (_number(model, "attention.head_count") or 1)
     k = _number(model, "attention.key_length") or width
     v = _number(model, "attention.value_length") or width
-    return int(heads * (k * _BITS[types.k] + v * _BITS[types.v])) // 8
+    return int(heads * (k * BITS[types.k] + v * BITS[types.v])) // 8
 
 
-def check_memory(
-    model: Shape, context: int, slots: int, types: KVTypes, available: int | None
-) -> None:
-    """Raise EngineError when a context can't be made, before llama.cpp tries it.
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes of main memory to be taken besides the weights that are loaded already.
 
-    Parameters
+    Attributes
     ----------
-    context, slots : tokens a sequence, and sequences.
-    available : bytes that may be taken, of where the cache will be; None when that isn't known.
+    cache : keys and values; 0 when they are kept on an accelerator.
+    draft_weights, draft_cache : the same of a draft model; 0 without one.
     """
+
+    cache: int = 0
+    draft_weights: int = 0
+    draft_cache: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.cache + self.draft_weights + self.draft_cache
+
+
+def check_count(context: int, slots: int) -> None:
+    """Raise EngineError when llama.cpp can't count the tokens of `slots` times `context`."""
     if context < 1 or slots < 1:
         raise EngineError(f"`context` is {context} and `slots` is {slots}; both must be at least 1")
     if context * slots > MOST_TOKENS:
@@ -79,14 +97,39 @@ def check_memory(
             f"{slots} slots of {context} tokens are more than the {MOST_TOKENS} tokens that "
             "llama.cpp can count; lower `context` or `slots`"
         )
-    needed = kv_bytes(model, context, slots, types) + context * slots * _BYTES_A_CELL
-    if available is not None and needed > available:
-        fit = available // (needed // context)
-        hint = f", to {fit} tokens for example" if fit >= _PADDING else ""
-        raise EngineError(
-            f"{slots} slots of {context} tokens need {_gib(needed)} of memory for their keys and "
-            f"values, and {_gib(available)} are free; lower `context` or `slots`{hint}"
-        )
+
+
+def check_memory(context: int, slots: int, needs: Needs, available: int | None) -> None:
+    """Raise EngineError when there is no memory for a context, before llama.cpp takes it.
+
+    Parameters
+    ----------
+    context, slots : tokens a sequence, and sequences; what was reckoned for them is in `needs`.
+    available : bytes that may be taken; None when that isn't known.
+    """
+    bookkeeping = context * slots * _BYTES_A_CELL
+    needed = needs.total + bookkeeping
+    if not needs.total or available is None or needed <= available:
+        return
+    a_token = (needs.cache + needs.draft_cache + bookkeeping) // context
+    fit = (available - needs.draft_weights) // a_token
+    hint = f", to {fit} tokens for example" if fit >= _PADDING else ""
+    smaller = "; or take a smaller `draft_model`, or `speculative` = lookup"
+    raise EngineError(
+        f"{slots} slots of {context} tokens need {_spelt_out(needs, needed)}, "
+        f"and {_gib(available)} are free; lower `context` or `slots`{hint}"
+        f"{smaller if needs.draft_weights else ''}"
+    )
+
+
+def _spelt_out(needs: Needs, needed: int) -> str:
+    if not needs.draft_weights:
+        return f"{_gib(needed)} of memory for their keys and values"
+    own = f"{_gib(needs.cache)} for keys and values, " if needs.cache else ""
+    return (
+        f"{_gib(needed)} of memory ({own}{_gib(needs.draft_weights)} for the draft model's weights "
+        f"and {_gib(needs.draft_cache)} for its keys and values)"
+    )
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

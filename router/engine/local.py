@@ -15,9 +15,15 @@ from router.engine.chat import ChatTemplate
 from router.engine.context import Context, KVTypes
 from router.engine.draft import Drafter, PromptLookup
 from router.engine.draft_model import DraftModel
-from router.engine.gguf import read_header
+from router.engine.gguf import Header, read_header
 from router.engine.job import Event, Sink
-from router.engine.kv_memory import available_memory, check_memory
+from router.engine.kv_memory import (
+    Needs,
+    available_memory,
+    check_count,
+    check_memory,
+    kv_bytes,
+)
 from router.engine.llama import Model, build_version, devices, supports_offload
 from router.engine.messages import (
     Completion,
@@ -32,7 +38,14 @@ from router.engine.messages import (
     StreamPart,
     default_hidden_layers,
 )
-from router.engine.offload import Placement, explained, load_options, place
+from router.engine.offload import (
+    Placement,
+    draft_cache_bytes,
+    draft_options,
+    explained,
+    load_options,
+    place,
+)
 from router.engine.prefix_store import PrefixStore, engine_binding
 from router.engine.prefixes import Prefixes
 from router.engine.scheduler import Scheduler
@@ -211,13 +224,14 @@ class _Parts:
         path = Path(config.model_path)
         self.template = ChatTemplate(self.model)
         layers = _hidden_layers(config, self.model.n_layer)
+        kv_types = KVTypes.suited_to(self.model, config.kv_type_k, config.kv_type_v)
+        check_count(config.context, config.slots)
+        needs = self._memory_needs(config, kv_types)
+        check_memory(config.context, config.slots, needs, available_memory())
         drafter = self._drafter(config)
         if drafter is not None:
             opened.callback(drafter.close)
         rows = config.slots * (1 + (config.draft_tokens if drafter else 0))
-        kv_types = KVTypes.suited_to(self.model, config.kv_type_k, config.kv_type_v)
-        memory = None if self.model.n_offloaded else available_memory()
-        check_memory(self.model, config.context, config.slots, kv_types, memory)
         with explained(self._placement):
             self.context = Context(
                 self.model,
@@ -261,6 +275,15 @@ class _Parts:
             prefixes=self.prefixes,
         )
 
+    def _memory_needs(self, config: EngineConfig, kv_types: KVTypes) -> Needs:
+        """What remains to be taken of main memory. Raises ModelError for no draft model."""
+        offloaded = bool(self.model.n_offloaded)
+        own = 0 if offloaded else kv_bytes(self.model, config.context, config.slots, kv_types)
+        draft = _draft_header(config)
+        if draft is None or self._placement.draft_on is not None:
+            return Needs(own)
+        return Needs(own, draft.all_bytes, draft_cache_bytes(draft, config))
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The rendered prompt. Raises PromptTooLong, TemplateRefused."""
         prompt = self.template.tokens(messages)
@@ -297,14 +320,15 @@ class _Parts:
         if config.speculative == "lookup":
             return PromptLookup(config.slots)
         if config.speculative == "draft":
-            return DraftModel(
-                Path(config.draft_model_path),
-                self.model,
-                n_context=config.context,
-                n_seq=config.slots,
-                n_threads=self._threads,
-                options=load_options(config, self._placement),
-            )
+            with explained(self._placement):
+                return DraftModel(
+                    Path(config.draft_model_path),
+                    self.model,
+                    n_context=config.context,
+                    n_seq=config.slots,
+                    n_threads=self._threads,
+                    options=draft_options(config, self._placement),
+                )
         return None
 
     def _prefixes(self, config: EngineConfig, kv_types: KVTypes) -> Prefixes | None:
@@ -329,11 +353,17 @@ def load_model(config: EngineConfig) -> tuple[Model, Placement]:
     """Load the weights, layers placed as `config` says. Raises ModelError."""
     path = Path(config.model_path)
     found = devices() if supports_offload() else []
-    placement = place(config, read_header(path), found) if found else Placement()
+    placement = Placement()
+    if found:
+        placement = place(config, read_header(path), found, _draft_header(config))
     with explained(placement):
         model = Model(path, load_options(config, placement))
     log.info("offload: %s", placement.describe())
     return model, placement
+
+
+def _draft_header(config: EngineConfig) -> Header | None:
+    return read_header(Path(config.draft_model_path)) if config.speculative == "draft" else None
 
 
 def _hidden_layers(config: EngineConfig, n_layer: int) -> tuple[int, ...]:

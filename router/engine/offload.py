@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
+from router.engine.context import KVTypes
+from router.engine.draft_model import CHUNK as DRAFT_CHUNK
 from router.engine.gguf import Header
+from router.engine.kv_memory import BITS, padded
 from router.engine.llama import Device, LoadOptions
 from router.engine.messages import EngineConfig
 from router.errors import EngineError, ModelError
@@ -22,20 +25,6 @@ _MARGIN = 1 << 30
 _MARGIN_SHARE = 8
 """Left free is 1 GiB, on a small device an eighth of what is free: for the driver's own buffers,
 which no header tells, and for whatever else shows a picture there."""
-
-_BITS = {
-    "f32": 32.0,
-    "f16": 16.0,
-    "bf16": 16.0,
-    "q8_0": 8.5,
-    "q5_1": 6.0,
-    "q5_0": 5.5,
-    "q4_1": 5.0,
-    "q4_0": 4.5,
-}
-"""Bits that a cached number takes, its share of its block's scale included."""
-_CELLS = 256
-"""llama.cpp rounds the cells of a sequence's cache up to a multiple of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +109,9 @@ def _needs(sizes: Sequence[int], overhead: int, counts: Sequence[int]) -> tuple[
 def kv_bytes_per_layer(header: Header, config: EngineConfig) -> int:
     """Bytes that one layer's cache takes on an accelerator, for all slots."""
     k, v = (
-        _BITS["f16" if kind == "auto" else kind] for kind in (config.kv_type_k, config.kv_type_v)
+        BITS["f16" if kind == "auto" else kind] for kind in (config.kv_type_k, config.kv_type_v)
     )
-    cells = -(-config.context // _CELLS) * _CELLS * config.slots
+    cells = padded(config.context, config.slots)
     return int(cells * (header.n_embd_k * k + header.n_embd_v * v) / 8)
 
 
@@ -140,6 +129,31 @@ def compute_bytes(header: Header, config: EngineConfig) -> int:
     return rows * (4 * numbers + attention * config.context)
 
 
+def draft_device_bytes(draft: Header, config: EngineConfig) -> int:
+    """Bytes that a draft model takes of a device: weights, cache, intermediate results."""
+    own = _draft_config(draft, config)
+    cache = kv_bytes_per_layer(draft, own) * len(draft.layer_bytes)
+    weights = sum(draft.layer_bytes) + draft.output_bytes
+    return weights + cache + compute_bytes(draft, own)
+
+
+def draft_cache_bytes(draft: Header, config: EngineConfig) -> int:
+    """Bytes that a draft model's keys and values take of main memory."""
+    types = KVTypes.on_cpu(draft.n_embd_head)
+    own = replace(_draft_config(draft, config), kv_type_k=types.k, kv_type_v=types.v)
+    return kv_bytes_per_layer(draft, own) * len(draft.layer_bytes)
+
+
+def _draft_config(draft: Header, config: EngineConfig) -> EngineConfig:
+    """As if the draft model were served by itself, in the way that it is."""
+    return EngineConfig(
+        config.draft_model_path,
+        context=min(config.context, draft.n_context or config.context),
+        slots=config.slots,
+        prefill_chunk=DRAFT_CHUNK,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a model's layers go.
@@ -151,6 +165,8 @@ class Placement:
     auto : whether they were counted here, not by the user.
     devices : the accelerators that llama.cpp sees.
     fit : layers and bytes for each of `devices`; None leaves the split to llama.cpp.
+    draft_on : which of `devices` holds all of the draft model; None leaves it to the CPU.
+    draft_bytes : what it takes there, its cache included.
     """
 
     n_layers: int = 0
@@ -158,6 +174,8 @@ class Placement:
     auto: bool = False
     devices: tuple[Device, ...] = ()
     fit: Fit | None = None
+    draft_on: int | None = None
+    draft_bytes: int = 0
 
     def describe(self) -> str:
         """``cpu``, or ``24 of 31 layers on NVIDIA H200 (auto: needs 1.2 of 2.0 GiB free)``."""
@@ -170,9 +188,10 @@ class Placement:
     def advice(self) -> str:
         """What to do when a device's memory turns out not to be enough."""
         needs = f", which needs about {self._memory()}" if self.fit is not None else ""
+        smaller = "" if self.draft_on is None else ", or take a smaller `draft_model`"
         return (
             f"{self.n_layers} of {self.n_all} layers were to go to {self._names()}{needs}; "
-            f"if that was too much, lower `n_gpu_layers`, `context` or `slots`"
+            f"if that was too much, lower `n_gpu_layers`, `context` or `slots`{smaller}"
         )
 
     def _names(self) -> str:
@@ -189,16 +208,24 @@ class Placement:
 
     def _memory(self) -> str:
         assert self.fit is not None, "asked only of a placement that was counted"
-        used = zip(self.devices, self.fit.counts, strict=True)
-        free = sum(device.memory_free for device, count in used if count)
-        return f"{_gib(sum(self.fit.needs))} of {_gib(free)} GiB free"
+        used = [
+            device.memory_free
+            for i, (device, count) in enumerate(zip(self.devices, self.fit.counts, strict=True))
+            if count or i == self.draft_on
+        ]
+        text = f"{_gib(sum(self.fit.needs) + self.draft_bytes)} of {_gib(sum(used))} GiB free"
+        draft = f", {_gib(self.draft_bytes)} of it for the draft model"
+        return text if self.draft_on is None else text + draft
 
 
-def place(config: EngineConfig, header: Header, devices: Sequence[Device]) -> Placement:
+def place(
+    config: EngineConfig, header: Header, devices: Sequence[Device], draft: Header | None = None
+) -> Placement:
     """Where `config` says that a model's layers go, fitted into free memory for ``"auto"``.
 
     Without `tensor_split` all of them go to `main_gpu` if they fit there, else the devices are
     filled one after the other. A number of layers that seems not to fit is tried nevertheless.
+    A draft model goes first, to `main_gpu` as a whole if it fits there, else it stays with the CPU.
 
     Raises
     ------
@@ -208,23 +235,40 @@ def place(config: EngineConfig, header: Header, devices: Sequence[Device]) -> Pl
     n_all = len(header.layer_bytes) + 1
     auto = config.n_gpu_layers == "auto"
     wanted = n_all if auto else min(int(config.n_gpu_layers), n_all)
+    nothing = Placement(n_all=n_all, auto=auto, devices=tuple(devices))
     if not devices or not wanted:
-        return Placement(n_all=n_all, auto=auto, devices=tuple(devices))
+        return nothing
     _check(config, devices)
     free = [_usable(device) for device in devices]
+    draft_bytes = 0 if draft is None else draft_device_bytes(draft, config)
+    if draft_bytes > free[config.main_gpu]:
+        draft_bytes = 0
+    free[config.main_gpu] -= draft_bytes
+    found = _fitted(config, header, free, wanted)
+    if auto and not found.n_layers:
+        return nothing
+    fits = auto or found.n_layers == wanted
+    return replace(
+        nothing,
+        n_layers=found.n_layers if auto else wanted,
+        fit=found if fits else None,
+        draft_on=config.main_gpu if draft_bytes else None,
+        draft_bytes=draft_bytes,
+    )
+
+
+def _fitted(config: EngineConfig, header: Header, free: Sequence[int], wanted: int) -> Fit:
+    """As many of the last `wanted` layers as fit into `free` bytes of each device."""
     alone = [room if i == config.main_gpu else 0 for i, room in enumerate(free)]
     # Layers that are not wanted are left out: what llama.cpp offloads is a model's end.
-    layers = header.layer_bytes[n_all - wanted :]
+    layers = header.layer_bytes[len(header.layer_bytes) + 1 - wanted :]
     sizes = (layers, header.output_bytes, kv_bytes_per_layer(header, config))
     overhead = compute_bytes(header, config)
     found = fit(*sizes, overhead=overhead, free=free, tensor_split=config.tensor_split)
     if not any(config.tensor_split):
         on_main = fit(*sizes, overhead=overhead, free=alone)
         found = on_main if on_main.n_layers == wanted else found
-    if auto:
-        return Placement(found.n_layers, n_all, auto, tuple(devices), found)
-    fits = found.n_layers == wanted
-    return Placement(wanted, n_all, auto, tuple(devices), found if fits else None)
+    return found
 
 
 @contextmanager
@@ -247,6 +291,17 @@ def load_options(config: EngineConfig, placement: Placement) -> LoadOptions:
         n_gpu_layers=placement.n_layers,
         only_gpu=used[0] if len(used) == 1 else None,
         tensor_split=tuple(float(share) for share in shares),
+        mmap=config.mmap,
+        mlock=config.mlock,
+        numa=config.numa,
+    )
+
+
+def draft_options(config: EngineConfig, placement: Placement) -> LoadOptions:
+    """How to load the draft model of a model that is placed so."""
+    return LoadOptions(
+        n_gpu_layers=0 if placement.draft_on is None else -1,
+        only_gpu=placement.draft_on,
         mmap=config.mmap,
         mlock=config.mlock,
         numa=config.numa,

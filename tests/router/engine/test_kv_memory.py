@@ -9,7 +9,9 @@ import pytest
 from router.engine.context import KVTypes
 from router.engine.kv_memory import (
     MOST_TOKENS,
+    Needs,
     available_memory,
+    check_count,
     check_memory,
     kv_bytes,
     kv_bytes_per_token,
@@ -65,28 +67,60 @@ def test_stated_widths_and_layers_of_different_kinds() -> None:
     assert kv_bytes_per_token(mixed, f16) == 3 * (16 + 16) * 2
 
 
+def needs(context: int, **draft: int) -> Needs:
+    return Needs(kv_bytes(SMALL, context, 8, MIXED), **draft)
+
+
 def test_what_fits_passes() -> None:
-    check_memory(SMALL, 2048, 8, MIXED, available=GIB)
-    check_memory(SMALL, 2**20, 8, MIXED, available=None)
+    check_count(2048, 8)
+    check_memory(2048, 8, needs(2048), available=GIB)
+    check_memory(2**20, 8, needs(2**20), available=None)
+    check_memory(2**20, 8, Needs(), available=0)  # all of it is on an accelerator
 
 
 @pytest.mark.parametrize(("context", "slots"), [(0, 1), (-5, 1), (2048, 0)])
 def test_nothing_is_no_context(context: int, slots: int) -> None:
     with pytest.raises(EngineError, match=f"`context` is {context} and `slots` is {slots}"):
-        check_memory(SMALL, context, slots, MIXED, available=GIB)
+        check_count(context, slots)
 
 
 @pytest.mark.parametrize(("context", "slots"), [(2**30, 8), (2**32 + 256, 1), (MOST_TOKENS + 1, 1)])
 def test_more_tokens_than_llama_cpp_counts(context: int, slots: int) -> None:
     with pytest.raises(EngineError, match=r"can count; lower `context` or `slots`"):
-        check_memory(SMALL, context, slots, MIXED, available=None)
+        check_count(context, slots)
 
 
 def test_more_than_there_is_tells_what_would_fit() -> None:
     with pytest.raises(EngineError, match=r"need 2\.2 GiB .* 1\.0 GiB are free.*to 758\d tokens"):
-        check_memory(SMALL, 2**14, 8, MIXED, available=GIB)
+        check_memory(2**14, 8, needs(2**14), available=GIB)
     with pytest.raises(EngineError, match=r"lower `context` or `slots`$"):
-        check_memory(SMALL, 2**14, 8, MIXED, available=2**20)
+        check_memory(2**14, 8, needs(2**14), available=2**20)
+
+
+class TestADraftModel:
+    def test_counts(self) -> None:
+        own = needs(2048)
+        check_memory(2048, 8, own, available=GIB)
+        for draft in ({"draft_weights": GIB}, {"draft_cache": GIB}):
+            with pytest.raises(EngineError):
+                check_memory(2048, 8, needs(2048, **draft), available=GIB)
+
+    def test_the_error_tells_what_takes_how_much(self) -> None:
+        with pytest.raises(EngineError) as caught:
+            check_memory(2048, 8, Needs(GIB, GIB // 2, GIB // 4), available=GIB)
+        assert str(caught.value) == (
+            "8 slots of 2048 tokens need 1.8 GiB of memory (1.0 GiB for keys and values, 0.5 GiB "
+            "for the draft model's weights and 0.2 GiB for its keys and values), and 1.0 GiB are "
+            "free; lower `context` or `slots`, to 818 tokens for example; or take a smaller "
+            "`draft_model`, or `speculative` = lookup"
+        )
+
+    def test_what_is_proposed_fits(self) -> None:
+        check_memory(818, 8, Needs(GIB * 818 // 2048, GIB // 2, GIB // 4 * 818 // 2048), GIB)
+
+    def test_beside_a_model_on_an_accelerator(self) -> None:
+        with pytest.raises(EngineError, match=r"1\.5 GiB of memory \(1\.0 GiB for the draft"):
+            check_memory(2048, 8, Needs(0, GIB, GIB // 2), available=GIB)
 
 
 class TestAvailable:

@@ -22,6 +22,9 @@ from router.engine.offload import (
     Fit,
     Placement,
     compute_bytes,
+    draft_cache_bytes,
+    draft_device_bytes,
+    draft_options,
     explained,
     fit,
     kv_bytes_per_layer,
@@ -141,13 +144,16 @@ class TestProperties:
 
 
 HEADER = Header(
+    all_bytes=3200 << 20,
     layer_bytes=(100 << 20,) * 30,
     output_bytes=200 << 20,
     input_bytes=200 << 20,
+    n_context=8192,
     n_vocab=1000,
     n_embd=512,
     n_ff=2048,
     n_head=8,
+    n_embd_head=64,
     n_embd_k=128,
     n_embd_v=128,
 )
@@ -254,6 +260,66 @@ class TestPlace:
             place(with_settings(tensor_split=(1.0, 1.0, 1.0)), HEADER, [gpu(2, "A"), gpu(2, "B")])
 
 
+DRAFT = dataclasses.replace(HEADER, all_bytes=400 << 20, layer_bytes=(30 << 20,) * 10)
+DRAFTING = with_settings(speculative="draft", draft_model_path="draft.gguf")
+
+
+class TestADraftModel:
+    def test_its_sizes(self) -> None:
+        cache = 2 * 1024 * (128 + 128) * 2 * 10
+        computing = 256 * (4 * (1000 + 4096 + 2048) + 2 * 1000)
+        assert draft_device_bytes(DRAFT, DRAFTING) == (500 << 20) + cache + computing
+        assert draft_cache_bytes(DRAFT, DRAFTING) == 2 * 1024 * (128 * 34 // 32 + 128 * 2) * 10
+
+    def test_it_has_no_more_context_than_it_was_made_for(self) -> None:
+        short = dataclasses.replace(DRAFT, n_context=512)
+        assert draft_cache_bytes(short, DRAFTING) == draft_cache_bytes(DRAFT, DRAFTING) // 2
+        untold = dataclasses.replace(DRAFT, n_context=0)
+        assert draft_cache_bytes(untold, DRAFTING) == draft_cache_bytes(DRAFT, DRAFTING)
+
+    def test_it_is_counted(self) -> None:
+        placed = place(DRAFTING, HEADER, [gpu(140)], DRAFT)
+        assert placed.describe() == (
+            "31 of 31 layers on NVIDIA H200 "
+            "(auto: needs 3.7 of 140.0 GiB free, 0.5 of it for the draft model)"
+        )
+        assert draft_options(DRAFTING, placed) == LoadOptions(-1, 0)
+
+    def test_it_leaves_less_to_the_model(self) -> None:
+        alone, placed = (place(DRAFTING, HEADER, [gpu(2)], draft) for draft in (None, DRAFT))
+        assert 0 < placed.n_layers < alone.n_layers
+        assert placed.fit is not None
+        assert sum(placed.fit.needs) + placed.draft_bytes <= 2 * GIB * 7 // 8
+
+    def test_it_goes_to_the_main_device(self) -> None:
+        config = dataclasses.replace(DRAFTING, main_gpu=1)
+        placed = place(config, HEADER, [gpu(140, "A"), gpu(3.8, "B")], DRAFT)
+        assert placed.draft_on == 1
+        assert "31 of 31 layers on A (auto: needs 3.7 of 143.8 GiB free, 0.5" in placed.describe()
+        assert draft_options(config, placed) == LoadOptions(-1, 1)
+
+    def test_without_room_it_stays_with_the_cpu(self) -> None:
+        placed = place(DRAFTING, HEADER, [gpu(0.5)], DRAFT)
+        assert placed.n_layers > 0
+        assert placed.draft_on is None
+        assert draft_options(DRAFTING, placed).n_gpu_layers == 0
+
+    def test_it_goes_nowhere_alone(self) -> None:
+        wide = dataclasses.replace(HEADER, output_bytes=GIB)
+        placed = place(DRAFTING, wide, [gpu(1)], DRAFT)
+        assert (placed.n_layers, placed.draft_on) == (0, None)
+        none = place(dataclasses.replace(DRAFTING, n_gpu_layers=0), HEADER, [gpu(9)], DRAFT)
+        assert draft_options(DRAFTING, none).n_gpu_layers == 0
+
+    def test_a_number_of_layers_goes_beside_it(self) -> None:
+        config = dataclasses.replace(DRAFTING, n_gpu_layers=31)
+        assert place(config, HEADER, [gpu(140)], DRAFT).draft_on == 0
+        placed = place(config, HEADER, [gpu(4)], DRAFT)
+        advice = r"or `slots`, or take a smaller `draft_model`$"
+        with pytest.raises(EngineError, match=advice), explained(placed):
+            raise EngineError("x")
+
+
 class TestExplained:
     @pytest.mark.parametrize("kind", [ModelError, EngineError])
     def test_it_says_what_to_lower(self, kind: type[Exception]) -> None:
@@ -288,7 +354,8 @@ class TestHeader:
             assert (header.n_embd_k, header.n_embd_v) == (192, 192)  # 3 heads of 64
             norm = 4 * model.n_embd  # the output is the embedding, and a norm before it
             assert header.output_bytes == header.input_bytes + norm
-            assert sum(header.layer_bytes) + header.output_bytes == model.size
+            assert sum(header.layer_bytes) + header.output_bytes == header.all_bytes == model.size
+            assert (header.n_context, header.n_embd_head) == (model.n_ctx_train, model.n_embd_head)
         finally:
             model.close()
 

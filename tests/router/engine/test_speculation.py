@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from router.engine import local
 from router.engine.context import BatchEntry, Context
 from router.engine.draft import StepCost
 from router.engine.local import LocalEngine
@@ -24,7 +25,7 @@ from router.engine.messages import (
     Sampler,
     TextDelta,
 )
-from router.errors import ModelError
+from router.errors import EngineError, ModelError
 
 pytestmark = pytest.mark.model
 in_module = pytest.mark.asyncio(loop_scope="module")
@@ -173,6 +174,23 @@ async def test_a_draft_model_that_is_missing(model_path: Path, tmp_path: Path) -
     with pytest.raises(ModelError, match=r"no\.gguf"):
         async with running(model_path, "draft", tmp_path / "no.gguf"):
             pass
+
+
+async def test_a_draft_model_for_which_there_is_no_memory(
+    model_path: Path, draft_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missing is told before it is taken."""
+    cache = 4 * 512 * 30 * 192 * (34 / 32 + 2)
+    free = int(1.5 * cache)
+    monkeypatch.setattr(local, "available_memory", lambda: free)
+    async with running(model_path, "off", None):
+        pass
+    with pytest.raises(EngineError, match=r"0\.1 GiB for the draft model's weights and .*smaller"):
+        async with running(model_path, "draft", draft_path):
+            pass
+    free = int(2.1 * cache) + draft_path.stat().st_size
+    async with running(model_path, "draft", draft_path):
+        pass
 
 
 def test_rows_come_in_the_order_told() -> None:
