@@ -240,7 +240,9 @@ class Settings(BaseSettings):
         default="",
         description="Smaller model of the same vocabulary that guesses, for speculative = draft",
     )
-    draft_tokens: int = Field(default=8, ge=1, le=64, description="Tokens guessed at once, at most")
+    draft_tokens: int = Field(
+        default=15, ge=1, le=64, description="Tokens guessed at once, at most"
+    )
     prefix_folder: str = Field(
         default="",
         description="Folder that keeps what was read of system prompts across restarts",

@@ -9,7 +9,7 @@ a guess is accepted with the probability that the model gives it, and answers do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,11 +23,14 @@ class Ask:
     seq : the engine's slot. Its tokens may be another request's than at the last ask.
     tokens : prompt and answer so far, the token that is decoded next included.
     most : most tokens to guess, at least 1.
+    worth : how many guesses pay that come true with these chances, each if those before it did.
+        For a drafter that `judges_itself`.
     """
 
     seq: int
     tokens: Sequence[int]
     most: int
+    worth: Callable[[Sequence[float]], int] = len
 
 
 class Drafter(Protocol):
@@ -36,6 +39,11 @@ class Drafter(Protocol):
     @property
     def seconds_per_guess(self) -> float:
         """What a guess costs before it is checked; 0.0 while unknown or next to nothing."""
+        ...
+
+    @property
+    def judges_itself(self) -> bool:
+        """Whether it knows its guesses' chances and gives those that pay; else a Pace decides."""
         ...
 
     def propose(self, asks: Sequence[Ask]) -> list[list[int]]:
@@ -47,75 +55,6 @@ class Drafter(Protocol):
         ...
 
 
-class PromptLookup:
-    """Guesses that the text goes on as it did the last time it said the same (no model needed).
-
-    The latest earlier place with the same last `longest` tokens counts; where there is none, with
-    one token less, down to `shortest`. When such a place is so near that what followed it is
-    shorter than what is asked for, the text is taken to go round in that circle.
-
-    Raises ValueError unless 1 <= `shortest` <= `longest`.
-
-    References
-    ----------
-    Saxena, "Prompt Lookup Decoding", 2023.
-    """
-
-    seconds_per_guess = 0.0
-    """Some microseconds in truth."""
-
-    def __init__(self, n_slots: int, *, longest: int = 4, shortest: int = 2) -> None:
-        if not 1 <= shortest <= longest:
-            raise ValueError(f"1 <= shortest <= longest, not {shortest=} and {longest=}")
-        self._histories = [_History(longest, shortest) for _ in range(n_slots)]
-
-    def propose(self, asks: Sequence[Ask]) -> list[list[int]]:
-        guesses = []
-        for ask in asks:
-            history = self._histories[ask.seq]
-            history.follow(ask.tokens)
-            guesses.append(history.guess(ask.most))
-        return guesses
-
-    def close(self) -> None:
-        for history in self._histories:
-            history.clear()
-
-
-class _History:
-    """The tokens of one slot, and where each run of them was last followed by something."""
-
-    def __init__(self, longest: int, shortest: int) -> None:
-        self._lengths = range(longest, shortest - 1, -1)
-        self._tokens: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}
-
-    def clear(self) -> None:
-        self._tokens.clear()
-        self._after.clear()
-
-    def follow(self, tokens: Sequence[int]) -> None:
-        """Take in what is new in `tokens`; everything, when they don't begin as the last did."""
-        known = len(self._tokens)
-        # All of them are compared: that is 20 us for 4,000 tokens, and nothing less is sure.
-        if len(tokens) < known or list(tokens[:known]) != self._tokens:
-            self.clear()
-            known = 0
-        self._tokens.extend(tokens[known:])
-        for end in range(max(known, self._lengths[-1]), len(self._tokens)):
-            for n in self._lengths:
-                if n <= end:
-                    self._after[tuple(self._tokens[end - n : end])] = end
-
-    def guess(self, most: int) -> list[int]:
-        for n in self._lengths:
-            start = self._after.get(tuple(self._tokens[-n:]))
-            if start is not None:
-                circle = len(self._tokens) - start
-                return [self._tokens[start + i % circle] for i in range(most)]
-        return []
-
-
 _FORGET = 0.98
 """What a step weighs after one more: some 50 steps are remembered."""
 
@@ -123,6 +62,9 @@ _DOUBT = 0.5
 """Weight of the assumed cost of a row against the seen one, in squared rows of spread."""
 
 _OUTLIER = 2.0
+
+_SIZE_SEEN, _SIZE_DOUBT = 10.0, 2.0
+"""Steps of one size that are remembered, and how many the line is worth against them."""
 
 _UNSEEN_SECONDS = 0.005
 
@@ -133,7 +75,8 @@ class StepCost:
     A line through the last steps, older ones forgotten exponentially. A step counts as at most
     twice what was expected, since anything can make one slow; but nothing makes one fast, so a
     step of less than half the expected time halves what the earlier ones weigh. What a row costs
-    shows only in steps of different sizes: until there are some, as much as the fixed time.
+    shows only in steps of different sizes: until there are some, as much as the fixed time. Kernels
+    take rows by fours or eights, so what a size took beside the line is learnt too.
 
     Attributes
     ----------
@@ -147,13 +90,17 @@ class StepCost:
         self._seconds = 0.0
         self._spread = 0.0
         self._slope = 0.0
+        self._beside: dict[int, tuple[float, float]] = {}
+        """By rows: what steps took as a multiple of the line, and how often that was seen."""
 
     def took(self, rows: int, seconds: float) -> None:
         """A step with `rows` tokens, at least 1, took that long."""
         keep = _FORGET
         if self._weight:
             expected = self.seconds(rows)
-            keep *= 0.5 if seconds < expected / _OUTLIER else 1.0
+            if seconds < expected / _OUTLIER:
+                keep *= 0.5
+                self._beside.clear()
             seconds = min(seconds, expected * _OUTLIER)
         self._weight = keep * self._weight + 1.0
         off = rows - self._rows
@@ -161,11 +108,39 @@ class StepCost:
         self._seconds += (seconds - self._seconds) / self._weight
         self._spread = keep * self._spread + off * (rows - self._rows)
         self._slope = keep * self._slope + off * (seconds - self._seconds)
+        share, seen = self._beside.get(rows, (1.0, 0.0))
+        seen = min(seen + 1.0, _SIZE_SEEN)
+        self._beside[rows] = (share + (seconds / self._line(rows) - share) / seen, seen)
 
     def seconds(self, rows: int) -> float:
         """What a step with `rows` tokens is expected to take, without the guessing."""
         if not self._weight:
             return _UNSEEN_SECONDS * (1 + rows)
+        share, seen = self._beside.get(rows, (1.0, 0.0))
+        return self._line(rows) * (share * seen + _SIZE_DOUBT) / (seen + _SIZE_DOUBT)
+
+    def worth(self, chances: Sequence[float], others: int) -> int:
+        """The number of guesses with which a step yields most tokens a second.
+
+        Parameters
+        ----------
+        chances : of each guess to come true, if those before it do.
+        others : rows that the step decodes for other sequences. A token gained for this one delays
+            the others, so their tokens count too, one a row: guessing pays less the more sequences
+            are answered at once.
+        """
+        rows = others + 1
+        best, best_rate = 0, rows / self.seconds(rows)
+        expected, all_right = 0.0, 1.0
+        for n, chance in enumerate(chances, start=1):
+            all_right *= chance
+            expected += all_right
+            rate = (rows + expected) / (self.seconds(rows + n) + n * self.per_guess)
+            if rate > best_rate:
+                best, best_rate = n, rate
+        return best
+
+    def _line(self, rows: int) -> float:
         return self._seconds + self._per_row() * (rows - self._rows)
 
     def _per_row(self) -> float:
@@ -219,8 +194,7 @@ class Pace:
     def length(self, cost: StepCost, others: int) -> int:
         """How many tokens to guess in a step that decodes `others` rows for other sequences.
 
-        To be asked once a step. A token gained for this sequence delays the others, so their
-        tokens count too, one a row: guessing pays less the more sequences are answered at once.
+        To be asked once a step.
         """
         rows = others + 1
         alone, with_one = cost.seconds(rows), cost.seconds(rows + 1) + cost.per_guess
@@ -229,10 +203,11 @@ class Pace:
             self._pause -= 1
             return 0
         if self._trial:
-            could_pay = self._best(rows, acceptance=1.0) > 0
+            could_pay = cost.worth([1.0] * self._most, others) > 0
             return min(self._trial, self._most) if could_pay else 0
         seen = self._accepted + self._rejected
-        best = self._best(rows, (self._accepted + _HOPE * _HOPE_WEIGHT) / (seen + _HOPE_WEIGHT))
+        acceptance = (self._accepted + _HOPE * _HOPE_WEIGHT) / (seen + _HOPE_WEIGHT)
+        best = cost.worth([acceptance] * self._most, others)
         if best == 0:
             self._stop()
         return best
@@ -248,18 +223,6 @@ class Pace:
         self._gain += accepted - guessed * self._price
         is_over = rejected or self._trial >= self._most
         self._trial = 0 if is_over else self._trial * 2
-
-    def _best(self, rows: int, acceptance: float) -> int:
-        """The number of guesses with which a step yields most tokens a second."""
-        best, best_rate = 0, 1.0
-        expected, all_right = 0.0, 1.0
-        for n in range(1, self._most + 1):
-            all_right *= acceptance
-            expected += all_right
-            rate = (rows + expected) / (rows + n * self._price)
-            if rate > best_rate:
-                best, best_rate = n, rate
-        return best
 
     def _stop(self) -> None:
         self._failed = 0 if self._gain > 0 else self._failed + 1

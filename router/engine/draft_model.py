@@ -33,6 +33,8 @@ class DraftModel:
     `target`, EngineError when there is no memory for the cache.
     """
 
+    judges_itself = False
+
     def __init__(
         self,
         path: Path,

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from router.engine.chat import ChatTemplate
 from router.engine.context import Context, KVTypes
-from router.engine.draft import Drafter, PromptLookup
+from router.engine.draft import Drafter
 from router.engine.draft_model import DraftModel
 from router.engine.gguf import Header, read_header
 from router.engine.job import Event, Sink
@@ -25,6 +25,7 @@ from router.engine.kv_memory import (
     kv_bytes,
 )
 from router.engine.llama import Model, build_version, devices, supports_offload
+from router.engine.lookup import PromptLookup
 from router.engine.messages import (
     Completion,
     EngineConfig,

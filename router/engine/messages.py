@@ -222,7 +222,7 @@ class EngineConfig:
     numa: str = "off"
     speculative: str = "off"
     draft_model_path: str = ""
-    draft_tokens: int = 8
+    draft_tokens: int = 15
     prefix_folder: str = ""
     hidden_layers: tuple[int, ...] | None = None
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,8 +162,13 @@ class Scheduler:
             chooser=TokenChooser(request.sampler, prompt),
             text=AnswerText(request.stop),
             hidden=HiddenSums(tap.layers) if tap is not None and _wants_states(request) else None,
-            pace=Pace(self._draft_tokens) if self._drafter is not None else None,
+            pace=self._pace(),
         )
+
+    def _pace(self) -> Pace | None:
+        if self._drafter is None or self._drafter.judges_itself:
+            return None
+        return Pace(self._draft_tokens)
 
     def _enqueue(self, job: Job, n: int) -> None:
         with self._lock:
@@ -346,13 +352,15 @@ class Scheduler:
         if self._drafter is None:
             return [[] for _ in jobs]
         began = time.perf_counter()
+        others = len(jobs) - 1
+        worth = partial(self._cost.worth, others=others)
         asks: dict[int, Ask] = {}
         for job in jobs:
             room = min(job.max_tokens - len(job.tokens), self._n_context - job.n_past) - 1
-            wanted = 0 if job.pace is None else job.pace.length(self._cost, len(jobs) - 1)
+            wanted = job.pace.length(self._cost, others) if job.pace else self._draft_tokens
             if min(wanted, room) > 0:
                 tokens = [*job.prompt, *job.tokens]
-                asks[job.seq] = Ask(job.seq, tokens, min(wanted, room))
+                asks[job.seq] = Ask(job.seq, tokens, min(wanted, room), worth)
         proposed = dict(zip(asks, self._drafter.propose(list(asks.values())), strict=True))
         self._cost.per_guess = self._drafter.seconds_per_guess
         self._meter.seconds_guessing += time.perf_counter() - began

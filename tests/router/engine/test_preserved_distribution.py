@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from router.engine.draft import Ask, PromptLookup
+from router.engine.draft import Ask
+from router.engine.lookup import PromptLookup
 from router.engine.messages import Sampler
 from router.engine.sampling import TokenChooser
 
@@ -132,7 +133,7 @@ def test_accepting_without_drawing_is_found_out(sampler: Sampler) -> None:
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, Sampler()], ids=["temperature", "top_p", "greedy"])
 def test_the_tokens_are_those_drawn_without_guesses(sampler: Sampler) -> None:
-    lookup = PromptLookup(1, longest=3, shortest=1)
+    lookup = PromptLookup(1)
 
     def looked_up(tokens: list[int]) -> list[int]:
         return lookup.propose([Ask(0, tokens, 4)])[0]
