@@ -142,6 +142,10 @@ class Settings(BaseSettings):
     ledger_days: int = Field(
         default=30, ge=1, le=3650, description="Days after which a decision and its label go"
     )
+    log_prompts: Literal["off", "hash", "text"] = Field(
+        default="hash",
+        description="What the ledger keeps of questions: nothing, a hash, or their text",
+    )
     local_only_rules: str = Field(
         default="",
         description="File of rules for what must not leave the machine because of what it says",

@@ -65,7 +65,7 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             ledger = await open_ledger(settings)
             if ledger is not None:
                 stack.push_async_callback(ledger.close)
-            books = Books(ledger, measured)
+            books = Books(ledger, measured, log_prompts=settings.log_prompts)
             live = Live.from_settings(settings, ledger, partial(books.fault, "live"))
             running = build_pipeline(settings, live=live) if pipeline is None else pipeline
             stack.push_async_callback(running.close)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from router.answer import Answer, Query
 from router.errors import LedgerError
@@ -14,6 +16,8 @@ from router.pause import Pause
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+LogPrompts = Literal["off", "hash", "text"]
 
 Entry = Decided | Label | Callable[[], Label | None]
 """What is written. A function makes its label, or finds that there is none, when its turn comes."""
@@ -37,16 +41,22 @@ WHOLE = frozenset({"stop", "length"})
 class Books:
     """Writes decisions and labels to `ledger`, in the order in which they came, one writer for all.
 
-    Faults of the ledger are counted, and logged at most every few seconds; what could not be
-    written is lost. Without a ledger everything is.
+    `log_prompts` says what is kept of questions. Faults of the ledger are counted, and logged at
+    most every few seconds; what could not be written is lost. Without a ledger everything is.
     """
 
     def __init__(
-        self, ledger: Ledger | None, metrics: Metrics, *, clock: Callable[[], float] = time.time
+        self,
+        ledger: Ledger | None,
+        metrics: Metrics,
+        *,
+        log_prompts: LogPrompts = "hash",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.ledger = ledger
         self.clock = clock
         self._metrics = metrics
+        self._log_prompts = log_prompts
         self._waiting: asyncio.Queue[Entry] = asyncio.Queue(CAPACITY)
         self._writer: asyncio.Task[None] | None = None
         self._log_at = 0.0
@@ -70,6 +80,7 @@ class Books:
             return
         decision = answer.decision
         private = query.local_only and not self.ledger.on_this_machine
+        prompt = None if private else _prompt(query, self._log_prompts)
         self.keep(
             Decided(
                 id=id,
@@ -84,6 +95,9 @@ class Books:
                 text=None if private else local_text(answer),
                 audited=audited,
                 calibrated_sampler=decision.calibrated_sampler,
+                cost_usd=answer.cost_usd,
+                seconds=answer.timings_ms.get("total", 0.0) / 1e3,
+                prompt=prompt,
             )
         )
 
@@ -150,6 +164,16 @@ class Books:
                 self._metrics.labelled(label)
         except LedgerError as error:
             self.fault("label", error)
+
+
+def _prompt(query: Query, how: LogPrompts) -> str | None:
+    """What is kept of the question: nothing, a hash that equal ones share, or the conversation."""
+    if how == "off":
+        return None
+    turns = "\n".join(f"{message.role}: {message.content}" for message in query.messages)
+    if how == "text":
+        return turns
+    return hashlib.sha256(f"{query.tenant}\n{turns}".encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def local_text(answer: Answer) -> str | None:

@@ -42,6 +42,10 @@ _COMMANDS = {
     ),
     "datasets": _Command("router.cli.datasets", "datasets", "Fetch public question sets."),
     "models": _Command("router.cli.models", "models", "List and fetch models."),
+    "log": _Command("router.cli.log", "log", "List the last decisions."),
+    "replay": _Command(
+        "router.cli.replay", "replay", "Tell what another threshold would have done."
+    ),
     "doctor": _Command(
         "router.cli.doctor", "doctor", "Check model, offload, calibration, Redis and upstream."
     ),

@@ -43,6 +43,9 @@ class Ledger(Protocol):
     async def labelled(self, since: float = 0.0) -> list[tuple[Decided, Label]]:
         """Return the labelled decisions made at `since` or later, the oldest first."""
 
+    async def latest(self, n: int, since: float = 0.0) -> list[tuple[Decided, Label | None]]:
+        """Return the last `n` decisions made at `since` or later, the newest first."""
+
     async def counts(self) -> Counts:
         """Return how much is kept."""
 

@@ -30,6 +30,10 @@ class Decided:
     audited : probability in [0, 1] with which this answer was to be audited, decided before
         anything was known of it but that it was kept.
     calibrated_sampler : whether the answer was decoded as it was calibrated.
+    cost_usd : what the upstream was paid for it.
+    seconds : from the question to the whole answer.
+    prompt : a hash of the conversation, or its text where the operator asked for that; None for
+        neither.
     """
 
     id: str
@@ -44,6 +48,9 @@ class Decided:
     text: str | None = None
     audited: float = 0.0
     calibrated_sampler: bool = True
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

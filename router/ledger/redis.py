@@ -138,6 +138,26 @@ class RedisLedger:
                         found.append((_load(kept), _load_label(label)))
         return found
 
+    async def latest(self, n: int, since: float = 0.0) -> list[tuple[Decided, Label | None]]:
+        found: list[tuple[Decided, Label | None]] = []
+        async with self._faults():
+            ids: list[tuple[str, float]] = []
+            for name in (_UNLABELLED, _LABELLED):
+                ids += await _awaited(
+                    self._redis.zrevrangebyscore(
+                        name, "+inf", since, start=0, num=n, withscores=True
+                    )
+                )
+            ids.sort(key=lambda pair: (pair[1], pair[0]), reverse=True)
+            for start in range(0, min(n, len(ids)), _BATCH):
+                pipe = self._redis.pipeline(transaction=False)
+                for id, _ in ids[start : min(n, start + _BATCH)]:
+                    pipe.hmget(_entry(id), ["decided", "label"])
+                for kept, label in await pipe.execute():
+                    if kept is not None:  # else it has just expired
+                        found.append((_load(kept), None if label is None else _load_label(label)))
+        return found
+
     async def counts(self) -> Counts:
         labelled = await self.labelled()
         async with self._faults():

@@ -31,12 +31,13 @@ BUSY_SECONDS = 5.0
 PRUNE_EVERY = 256
 """Decisions recorded between two looks at what is too old or too much."""
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS decided (
     id TEXT PRIMARY KEY, at REAL NOT NULL, calibration TEXT, route TEXT NOT NULL,
     reason TEXT NOT NULL, degraded INTEGER NOT NULL, p_correct REAL, threshold REAL,
-    scores TEXT NOT NULL, text TEXT, audited REAL NOT NULL, calibrated_sampler INTEGER NOT NULL
+    scores TEXT NOT NULL, text TEXT, audited REAL NOT NULL, calibrated_sampler INTEGER NOT NULL,
+    cost_usd REAL NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0, prompt TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS decided_at ON decided (at);
 CREATE TABLE IF NOT EXISTS label (
@@ -45,11 +46,17 @@ CREATE TABLE IF NOT EXISTS label (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_FROM_1_TO_2 = """
+ALTER TABLE decided ADD COLUMN cost_usd REAL NOT NULL DEFAULT 0;
+ALTER TABLE decided ADD COLUMN seconds REAL NOT NULL DEFAULT 0;
+ALTER TABLE decided ADD COLUMN prompt TEXT;
+"""
 _PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON")
 _DECIDED = (
     "decided.id, decided.at, calibration, route, reason, degraded, p_correct, threshold, "
-    + ("scores, text, audited, calibrated_sampler")
+    + ("scores, text, audited, calibrated_sampler, cost_usd, seconds, prompt")
 )
+_N_DECIDED = _DECIDED.count(",") + 1
 _LABEL = "label.id, correct, source, label.at, inclusion"
 
 
@@ -111,7 +118,7 @@ class SqliteLedger:
     async def record(self, *decided: Decided) -> None:
         async with self._transaction():
             await self._connection.executemany(
-                "INSERT OR IGNORE INTO decided VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                f"INSERT OR IGNORE INTO decided VALUES ({','.join('?' * _N_DECIDED)})",
                 [_row(one) for one in decided],
             )
         self._since_pruned += len(decided)
@@ -145,7 +152,20 @@ class SqliteLedger:
                 "WHERE decided.at >= ? ORDER BY decided.at, decided.id",
                 since,
             )
-        return [(_decided(row[:12]), _label(row[12:])) for row in found]
+        return [(_decided(row), _label(row[_N_DECIDED:])) for row in found]
+
+    async def latest(self, n: int, since: float = 0.0) -> list[tuple[Decided, Label | None]]:
+        async with self._reading():
+            found = await self._rows_of(
+                f"SELECT {_DECIDED}, {_LABEL} FROM decided LEFT JOIN label USING (id) "
+                "WHERE decided.at >= ? ORDER BY decided.at DESC, decided.id DESC LIMIT ?",
+                since,
+                n,
+            )
+        return [
+            (_decided(row), None if row[_N_DECIDED] is None else _label(row[_N_DECIDED:]))
+            for row in found
+        ]
 
     async def counts(self) -> Counts:
         async with self._reading():
@@ -229,6 +249,10 @@ async def _prepare(connection: aiosqlite.Connection) -> None:
     if rows[0][0] > _VERSION:
         raise LedgerError("a newer version of this program made it")
     await connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    # Asked of the table, since two processes may find an old file at the same time.
+    columns = await connection.execute_fetchall("PRAGMA table_info(decided)")
+    if len(list(columns)) < _N_DECIDED:
+        await connection.executescript(f"BEGIN IMMEDIATE; {_FROM_1_TO_2} COMMIT;")
     await connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
@@ -253,6 +277,9 @@ def _row(decided: Decided) -> tuple[object, ...]:
         None if decided.text is None else decided.text.encode("utf-8", "replace").decode(),
         decided.audited,
         decided.calibrated_sampler,
+        decided.cost_usd,
+        decided.seconds,
+        None if decided.prompt is None else decided.prompt.encode("utf-8", "replace").decode(),
     )
 
 
@@ -270,6 +297,9 @@ def _decided(row: Any) -> Decided:
         text=row[9],
         audited=row[10],
         calibrated_sampler=bool(row[11]),
+        cost_usd=row[12],
+        seconds=row[13],
+        prompt=row[14],
     )
 
 

@@ -164,6 +164,7 @@ OTHER: dict[str, Any] = {
     "context": 512,
     "slots": 3,
     "local_only_rules": "/etc/rules.txt",
+    "log_prompts": "text",
     "stream_mode": "commit",
     "commit_tokens": 9,
     "commit_ms": 300,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -303,6 +304,17 @@ async def test_what_is_local_only_does_not_go_to_redis(redis_server: RedisServer
     assert decided.text is None
     assert judged.status_code == 409
     assert "local_only" in error(judged)["message"]
+
+
+@pytest.mark.parametrize("how", ["off", "hash", "text"])
+async def test_questions_are_kept_as_the_operator_says(file: str, how: str) -> None:
+    async with asked(ledger=file, log_prompts=how) as gateway:
+        prompts = [(await gateway.found(await gateway.ask(seed=i))).prompt for i in (1, 2)]
+    first = prompts[0] or ""
+    assert prompts[0] == prompts[1]
+    assert (prompts[0] is None) == (how == "off")
+    assert ("Say hello" in first) == (how == "text")
+    assert how != "hash" or re.fullmatch("[0-9a-f]{16}", first)
 
 
 async def test_redis_gone_breaks_no_answer(redis_server: RedisServer) -> None:

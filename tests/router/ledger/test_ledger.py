@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 import sqlite3
@@ -191,6 +192,18 @@ async def test_labelled_since_and_counts(place: Place) -> None:
     assert counts.labelled == {"user": 1, "audit": 2, "upstream": 1}
 
 
+async def test_the_latest_come_first_with_their_labels(place: Place) -> None:
+    async with place.open() as ledger:
+        await ledger.record(*(decided(f"chatcmpl-{i}", at=NOW + i, seconds=0.5) for i in range(5)))
+        await ledger.label(label("chatcmpl-2"))
+        found = await ledger.latest(3)
+        assert [one.id for one, _ in found] == ["chatcmpl-4", "chatcmpl-3", "chatcmpl-2"]
+        assert [told is not None for _, told in found] == [False, False, True]
+        assert found[0][0].seconds == 0.5
+        assert len(await ledger.latest(10, since=NOW + 3)) == 2
+        assert await ledger.latest(10, since=NOW + 9) == []
+
+
 async def test_pruning_takes_labels_along(place: Place) -> None:
     async with place.open() as ledger:
         await ledger.record(*(decided(f"id-{i}", NOW + i) for i in range(4)))
@@ -314,6 +327,25 @@ class TestSqlite:
         with pytest.raises(LedgerError, match=r"can't use .*notes\.txt as the ledger: .*not a"):
             await SqliteLedger.open(path)
         assert path.read_text().startswith("no data base")
+
+    async def test_an_older_ledger_is_taken_over(self, tmp_path: Path) -> None:
+        path = tmp_path / "ledger.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.executescript(
+                "CREATE TABLE decided (id TEXT PRIMARY KEY, at REAL NOT NULL, calibration TEXT,"
+                " route TEXT NOT NULL, reason TEXT NOT NULL, degraded INTEGER NOT NULL,"
+                " p_correct REAL, threshold REAL, scores TEXT NOT NULL, text TEXT,"
+                " audited REAL NOT NULL, calibrated_sampler INTEGER NOT NULL) WITHOUT ROWID;"
+                f"INSERT INTO decided VALUES ('a', {NOW}, NULL, 'local', 'confident', 0, 0.5, 0.4,"
+                " '{}', 'x', 0, 1); PRAGMA user_version = 1;"
+            )
+        for _ in range(2):
+            ledger = await SqliteLedger.open(path, clock=lambda: NOW)
+            found = await ledger.find("a")
+            await ledger.close()
+            assert found == Decided(
+                "a", NOW, None, "local", "confident", p_correct=0.5, threshold=0.4, text="x"
+            )
 
     async def test_a_newer_ledger_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger.db"
