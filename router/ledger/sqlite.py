@@ -101,6 +101,7 @@ class SqliteLedger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
+            sqlite3.connect(path).close()  # where that fails, aiosqlite leaves a thread behind
             connection = await aiosqlite.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, error) from error
