@@ -11,6 +11,8 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
@@ -398,6 +400,22 @@ def public_url(url: str) -> str:
     _, at, place = rest.rpartition("@")
     place, question, _ = place.partition("?")
     return f"{scheme}{mark}{'***@' if at else ''}{place}{'?***' if question else ''}"
+
+
+def listens_here_only(host: str) -> bool:
+    """Whether the setting `host` keeps the gateway to this machine."""
+    return host == "localhost" or is_loopback(host)
+
+
+@lru_cache(maxsize=256)
+def is_loopback(host: str) -> bool:
+    """Whether `host` is an address of the loopback device."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 class _Layer:

@@ -20,6 +20,7 @@ from router.ledger import open_ledger
 from router.live import Live
 from router.pipeline import build_pipeline
 from service import logs
+from service.access import Gate, KeyCheck
 from service.audit import build_auditor
 from service.books import Books
 from service.disconnect import ClientGoneError
@@ -58,10 +59,13 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
     logs.configure(settings.log_level)
     rules = build_rules(settings)
     measured = Metrics()
+    gate = Gate(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(gate.close)
+            await gate.start()
             ledger = await open_ledger(settings)
             if ledger is not None:
                 stack.push_async_callback(ledger.close)
@@ -86,6 +90,8 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
         description=DESCRIPTION,
         lifespan=lifespan,
     )
+    # From the innermost to the outermost.
+    app.add_middleware(KeyCheck, gate=gate)
     app.add_middleware(RequestContext, metrics=measured)
     for part in (chat, route, feedback, models, cache, calibration, health, metrics):
         app.include_router(part.router)

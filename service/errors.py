@@ -6,7 +6,10 @@
 | PromptTooLong                     | 400    | context_length_exceeded    |
 | TemplateRefused                   | 400    | conversation_refused       |
 | CapabilityError                   | 400    | unsupported_by_local_model |
+| no valid API key                  | 401    | invalid_api_key            |
+| the key's holder may not do this  | 403    | key_forbids, admin_key_needed |
 | not from this machine             | 403    | local_only                 |
+| from a web page that may not ask  | 403    | forbidden_origin, forbidden_host |
 | no such URL, no such model        | 404    | unknown_url, model_not_found |
 | wrong method                      | 405    | method_not_allowed         |
 | ArtifactError on a reload         | 409    | calibration_unusable       |
@@ -88,6 +91,11 @@ class ApiError(Exception):
 def bad_request(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
     """Return the 400 for a request whose field `param` is wrong."""
     return ApiError(400, message, code=code, param=param)
+
+
+def forbidden(message: str) -> ApiError:
+    """Return the 403 for what was agreed otherwise with the key's holder."""
+    return ApiError(403, message, code="key_forbids")
 
 
 def model_not_found(name: str) -> ApiError:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import uq
+from router.account import ANONYMOUS, Account
 from router.answer import Mode, Need, Query, StreamMode
 from router.engine.messages import Message, Sampler
-from service.errors import bad_request, model_not_found
+from service.errors import bad_request, forbidden, model_not_found
 from service.openai import ChatMessage, ChatRequest, RouterOptions
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -26,16 +27,21 @@ def to_query(
     n_vocab: int,
     tenant: str = "",
     stream_mode: StreamMode = "hold",
+    account: Account = ANONYMOUS,
 ) -> Query:
     """Return the query that `request` asks.
 
     `raw` is the body as received: the upstream gets it without its `router` object. `n_vocab` is
-    the local vocabulary's size, `tenant` who asks, `stream_mode` that of streams which set none.
-    Raises ApiError when fields contradict each other.
+    the local vocabulary's size, `tenant` who asks without an account, `stream_mode` that of streams
+    which set none. What was agreed with an `account` holds where the request says nothing else, and
+    `local_only` in any case. Raises ApiError when fields contradict each other, or the account.
     """
     options = request.router or RouterOptions()
     mode = _mode(request, options)
     _check_together(request, options, mode)
+    if account.local_only and mode == "remote":
+        raise forbidden("This API key is local only, so it can't be used with mode 'remote'.")
+    own_rule = options.threshold is not None or options.max_risk is not None
     return Query(
         messages=tuple(_message(message) for message in request.messages),
         body={key: value for key, value in raw.items() if key != "router"},
@@ -44,12 +50,13 @@ def to_query(
         max_tokens=request.max_completion_tokens or request.max_tokens,
         stop=tuple(request.stop or ()),
         top_logprobs=request.top_logprobs or 0,
-        threshold=options.threshold,
-        max_risk=options.max_risk,
-        local_only=bool(options.local_only),
+        threshold=options.threshold if own_rule else account.threshold,
+        max_risk=options.max_risk if own_rule else account.max_risk,
+        local_only=bool(options.local_only) or account.local_only,
         estimators=_estimators(options),
         needs=tuple(_needs(request, n_vocab)),
-        tenant=tenant,
+        tenant=account.id or tenant,
+        account=account,
         stream_mode=(options.stream_mode or stream_mode) if request.stream else "hold",
     )
 

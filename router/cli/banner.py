@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from router.config import Settings, public_url
+from router.config import Settings, listens_here_only, public_url
 from router.engine.messages import EngineInfo
 
 
@@ -36,6 +36,7 @@ def banner(
         "calibration": describe_calibration(calibration),
         "upstream": _upstream(settings),
         "cache": _cache(settings),
+        "access": _access(settings),
         "listening": url,
     }
     return [*(f"  {name:<{_LABEL}}{text}" for name, text in rows.items()), "", "  try", _curl(url)]
@@ -101,6 +102,14 @@ def _cache(settings: Settings) -> str:
     if settings.cache_size == 0:
         return "off"
     return f"memory, {settings.cache_size} answers for {settings.cache_ttl} s"
+
+
+def _access(settings: Settings) -> str:
+    if settings.auth == "off":
+        return "everybody who reaches it, since auth = off"
+    if settings.auth == "required" or not listens_here_only(settings.host):
+        return "by API key (`router keys create NAME` makes one)"
+    return "from this machine; by API key once there is one"
 
 
 def _curl(url: str) -> str:

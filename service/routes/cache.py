@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from redis.exceptions import RedisError
 from starlette.responses import Response
 
+from service.access import account_of
 from service.errors import ApiError
 from service.keys import tenant_of
 from service.routes.common import GatewayDep
@@ -30,8 +31,9 @@ async def purge(request: Request, gateway: GatewayDep, calibration: Calibration 
 
     503 when Redis could not be asked: answers may still be there then.
     """
+    tenant = account_of(request).id or tenant_of(request.headers)
     try:
-        n = await gateway.purge(tenant=tenant_of(request.headers), calibration=calibration)
+        n = await gateway.purge(tenant=tenant, calibration=calibration)
     except (RedisError, OSError) as exc:
         logger.error("cache not purged", extra={"error": type(exc).__name__})
         message = "Redis can't be asked now, so answers may still be kept; try again."

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router.answer import Decision, Query
+from service.access import account_of
 from service.disconnect import until_disconnect
 from service.gateway import StreamHead, StreamItem
 from service.keys import tenant_of
@@ -43,6 +44,7 @@ async def chat_completions(request: Request) -> Response:
         raw,
         n_vocab=gateway.info.n_vocab,
         tenant=tenant,
+        account=account_of(request),
         stream_mode=gateway.settings.stream_mode,
     )
     query = gateway.private(query)

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from router.engine.messages import EngineStats
 from router.errors import EngineError
+from service.access import OperatorReads
 from service.gateway import Gateway
 from service.routes.common import GatewayDep
 
@@ -19,7 +20,7 @@ STATS_TIMEOUT = 1.0
 """Seconds to wait for the engine's load; a scrape must not hang with an engine that does."""
 
 
-@router.get("/metrics", summary="Metrics for Prometheus")
+@router.get("/metrics", summary="Metrics for Prometheus", dependencies=[OperatorReads])
 async def metrics(gateway: GatewayDep) -> Response:
     """Return all metrics in Prometheus' text format."""
     gateway.metrics.observe_engine(gateway.engine.alive, await _stats(gateway))

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.access import account_of
 from service.disconnect import until_disconnect
 from service.errors import bad_request
 from service.keys import tenant_of
@@ -29,7 +30,9 @@ async def route(request: Request, gateway: GatewayDep) -> Response:
     if chat.stream:
         raise bad_request("A decision can't be streamed; leave 'stream' out.", "stream")
     tenant = tenant_of(request.headers)
-    query = gateway.private(to_query(chat, raw, n_vocab=gateway.info.n_vocab, tenant=tenant))
+    account = account_of(request)
+    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab, tenant=tenant, account=account)
+    query = gateway.private(query)
     served = await until_disconnect(request, gateway.route(query))
     body = route_decision(served.answer, Envelope.new(gateway.info), served.cache)
     return StrictJSONResponse(body, headers=router_headers(served.answer.decision, served.cache))

@@ -45,6 +45,7 @@ def test_everything_that_is_loaded(model: Path) -> None:
         ),
         "upstream": "none: every answer is local (--upstream URL sets one)",
         "cache": "memory, 10000 answers for 86400 s",
+        "access": "from this machine; by API key once there is one",
         "listening": URL,
     }
 
@@ -59,6 +60,19 @@ def test_what_is_set(model: Path) -> None:
     assert shown["calibration"].startswith("none for this model")
     assert rows(model, Settings(upstream="https://h/v1"))["upstream"] == "https://h/v1"
     assert rows(model, Settings(cache_size=0))["cache"] == "off"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Settings(auth="off"), "auth = off"),
+        (Settings(auth="required"), "router keys create NAME"),
+        (Settings(host="0.0.0.0"), "router keys create NAME"),
+        (Settings(host="localhost"), "from this machine"),
+    ],
+)
+def test_who_gets_in(model: Path, settings: Settings, words: str) -> None:
+    assert words in rows(model, settings)["access"]
 
 
 def test_the_last_line_can_be_pasted(model: Path) -> None:

@@ -32,7 +32,7 @@ def post(address: str, **fields: Any) -> socket.socket:
     parts = urlsplit(address)
     connection = socket.create_connection((parts.hostname, parts.port), 5)
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     connection.sendall(head.encode() + body)
