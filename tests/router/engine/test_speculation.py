@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from router.engine import local
+from router.engine import answer_writer, local
 from router.engine.context import BatchEntry, Context
 from router.engine.draft import StepCost
 from router.engine.local import LocalEngine
@@ -66,9 +66,10 @@ async def plain(model_path: Path) -> AsyncIterator[LocalEngine]:
 async def guessing(
     model_path: Path, draft_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[LocalEngine]:
-    async with running(model_path, request.param, draft_path) as engine:
-        engine._loaded.scheduler._cost = AlwaysPays()
-        yield engine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_writer, "StepCost", AlwaysPays)
+        async with running(model_path, request.param, draft_path) as engine:
+            yield engine
 
 
 def asked(question: str, sampler: Sampler = GREEDY, **fields: object) -> GenerateRequest:
