@@ -109,6 +109,9 @@ def test_another_format_is_refused(path: Path) -> None:
 def test_a_place_that_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't open"):
         open_log(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="can't open"):
+        open_log(tmp_path / "file" / "numbers.jsonl")
 
 
 def test_two_at_once_are_refused(path: Path) -> None:

@@ -225,40 +225,6 @@ class TestDamage:
         with pytest.raises(DataError, match=r"records\.jsonl, line 3: damaged.*--fresh"):
             RecordLog(path, MADE_WITH)
 
-    @pytest.mark.parametrize("content", [b"hello\n", b"hello", b'{"id": 1}\n', b"\n", b"[]\n{}\n"])
-    @pytest.mark.parametrize("fresh", [False, True])
-    def test_a_file_of_another_kind_is_left_alone(
-        self, path: Path, content: bytes, fresh: bool
-    ) -> None:
-        path.parent.mkdir()
-        path.write_bytes(content)
-        with pytest.raises(DataError, match="is no record log"):
-            RecordLog(path, MADE_WITH, fresh=fresh)
-        assert path.read_bytes() == content
-
-    def test_another_format_is_refused(self, path: Path) -> None:
-        path.parent.mkdir()
-        path.write_text('{"record_log":99,"binding":{}}\n', encoding="utf-8")
-        with pytest.raises(DataError, match="has format 99, this version reads 1"):
-            RecordLog(path, MADE_WITH)
-
-    def test_a_place_that_is_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="can't open"):
-            RecordLog(tmp_path, MADE_WITH)
-        (tmp_path / "file").touch()
-        with pytest.raises(DataError, match="can't open"):
-            RecordLog(tmp_path / "file" / "records.jsonl", MADE_WITH)
-
-
-def test_two_at_once_are_refused(path: Path) -> None:
-    with RecordLog(path, MADE_WITH) as log:
-        log.append(record(item()))
-        with pytest.raises(DataError, match="in use by another process"):
-            RecordLog(path, MADE_WITH)
-        log.append(record(item(2)))
-    with RecordLog(path, MADE_WITH) as log:
-        assert len(log) == 2
-
 
 def test_a_full_disk_leaves_whole_records(path: Path) -> None:
     with RecordLog(path, MADE_WITH) as log:
