@@ -28,6 +28,9 @@ ESCALATE_ALL = math.nextafter(1.0, 2.0)
 
 GRID_SIZE = 40
 
+_AS_FITTED: FloatArray = np.empty(0)
+"""Stands for `p_served` that was not given."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Part:
@@ -81,11 +84,11 @@ class FitPart(_Part):
         When shapes differ, a value is impossible, or a key occurs twice.
     """
 
-    p_served: FloatArray = None  # type: ignore[assignment]  # never None after __post_init__
+    p_served: FloatArray = field(default_factory=lambda: _AS_FITTED)
 
     def __post_init__(self) -> None:
         _Part.__post_init__(self)
-        served = self.p_correct if self.p_served is None else self.p_served
+        served = self.p_correct if self.p_served is _AS_FITTED else self.p_served
         _set(self, "p_served", checked(served, self.correct)[0])
 
 

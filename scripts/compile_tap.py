@@ -20,6 +20,7 @@ class CompileTap(BuildHookInterface):  # type: ignore[misc]  # hatchling comes w
 
     PLUGIN_NAME = "custom"
 
+    # The signature is hatchling's.
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile before the files are packed."""
         if self.target_name != "wheel":

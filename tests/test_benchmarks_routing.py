@@ -26,6 +26,7 @@ from benchmarks.routing import (
 from benchmarks.routing_measures import (
     Group,
     Outcomes,
+    Worth,
     apgr_draws,
     compare,
     cost,
@@ -137,8 +138,8 @@ class TestMeasures:
         good = worth(np.array([0.1, 0.9, 0.8, 0.2] * 10), asked, 0.1)
         bad = worth(np.array([0.9, 0.1, 0.2, 0.8] * 10), asked, 0.1)
 
-        def group(ours: object, other: object) -> Group:
-            return Group(40, 0.5, 1.0, {"ours": ours, "other": other})  # type: ignore[dict-item]
+        def group(ours: Worth | str, other: Worth | str) -> Group:
+            return Group(40, 0.5, 1.0, {"ours": ours, "other": other})
 
         sets = {"a": group(good, bad), "b": group(bad, good), "c": group(good, "why not")}
         found = compare(group(good, bad), sets, "ours", {"other", "not there"})

@@ -24,7 +24,6 @@ _KEEP_LOG_LINES = 20
 _recent_log: list[str] = []
 
 
-@lib.llama_log_callback  # type: ignore[untyped-decorator]  # ctypes.CFUNCTYPE is untyped
 def _on_log(level: int, text: bytes, _: Any) -> None:
     line = text.decode(errors="replace").rstrip("\n")
     if level in _COMPLAINTS and line.strip(". "):
@@ -33,9 +32,12 @@ def _on_log(level: int, text: bytes, _: Any) -> None:
         log.debug("llama.cpp: %s", line)
 
 
+_LOG_CALLBACK = lib.llama_log_callback(_on_log)  # llama.cpp keeps no reference
+
+
 @functools.cache
 def _init_backend() -> None:
-    lib.llama_log_set(_on_log, ctypes.c_void_p(0))
+    lib.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
     lib.llama_backend_init()
 
 

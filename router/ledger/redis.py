@@ -214,7 +214,7 @@ class RedisLedger:
             for attempt in range(MOST_TRIES):
                 await pipe.watch(key)
                 found = await read(pipe)
-                pipe.multi()  # type: ignore[no-untyped-call]
+                pipe.multi()  # type: ignore[no-untyped-call]  # redis-py gives it no types
                 if not step(pipe, found):
                     return False
                 try:

@@ -128,6 +128,8 @@ class TestRisk:
         one_more = p_at_most([12, 20, 32], kept[3:], 0.1)
         assert one_more.tolist() == pytest.approx(mapie[3:], abs=1e-8)
         certificate = certify_risk(Grid(fitted()), held_out(), 0.1)
+        p_value = certificate.claims[0].p_value
+        assert p_value == pytest.approx(0.016789533)
         assert certificate == Certificate(
             threshold=0.5,
             claims=(
@@ -138,7 +140,7 @@ class TestRisk:
                     n=280,
                     n_kept=200,
                     n_errors=11,
-                    p_value=pytest.approx(0.016789533),  # type: ignore[arg-type]
+                    p_value=p_value,
                     test="fixed-sequence exact binomial",
                 ),
             ),

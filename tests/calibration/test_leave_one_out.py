@@ -16,6 +16,7 @@ from calibration.evaluated_rows import EvaluatedRow
 from calibration.leave_one_out import (
     WANTED,
     Fitted,
+    Repair,
     as_it_is,
     escalation_threshold,
     leave_one_out,
@@ -328,10 +329,10 @@ def test_results_are_strict_json() -> None:
     ],
 )
 def test_what_can_not_be_left_out(
-    rows: list[EvaluatedRow], names: list[str], repairs: dict[str, object], message: str
+    rows: list[EvaluatedRow], names: list[str], repairs: dict[str, Repair], message: str
 ) -> None:
     with pytest.raises(FitError, match=message):
-        leave_one_out(rows, names, repairs=repairs)  # type: ignore[arg-type]
+        leave_one_out(rows, names, repairs=repairs)
 
 
 class TestControlled:

@@ -39,7 +39,7 @@ class TestParts:
         with pytest.raises(ValueError, match="read-only"):
             part.p_correct[0] = 0.1
         with pytest.raises(dataclasses.FrozenInstanceError):
-            part.llm = None  # type: ignore[misc]
+            part.llm = None  # type: ignore[misc]  # mypy refuses it, and so must Python
 
     def test_the_llm_agrees_with_its_own_labels(self) -> None:
         part = HeldOutPart(

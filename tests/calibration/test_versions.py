@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,7 @@ def test_a_crash_while_saving_leaves_what_can_be_loaded_or_rolled_back(
     while True:
         folder = tmp_path / str(steps)
         old.save(folder)
-        if not interrupted(monkeypatch, steps, lambda folder=folder: new.save(folder)):  # type: ignore[misc]
+        if not interrupted(monkeypatch, steps, partial(new.save, folder)):
             break
         wrong = what_is_wrong(folder)
         if wrong:
@@ -183,7 +184,7 @@ def test_a_crash_while_rolling_back_is_mended_by_rolling_back(
         folder = tmp_path / str(steps)
         old.save(folder)
         new.save(folder)
-        if not interrupted(monkeypatch, steps, lambda folder=folder: rollback(folder)):  # type: ignore[misc]
+        if not interrupted(monkeypatch, steps, partial(rollback, folder)):
             break
         if what_is_wrong(folder):
             assert rollback(folder).id == old.id

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -164,8 +165,8 @@ def gpu(gib: float, name: str = "NVIDIA H200") -> Device:
     return Device("CUDA0", name, int(gib * GIB), int(gib * GIB))
 
 
-def with_settings(**settings: object) -> EngineConfig:
-    return dataclasses.replace(CONFIG, **settings)  # type: ignore[arg-type]
+def with_settings(**settings: Any) -> EngineConfig:
+    return dataclasses.replace(CONFIG, **settings)
 
 
 class TestSizes:
@@ -403,6 +404,7 @@ class TestLoading:
     def test_numa_is_chosen_once_in_a_process(self, model_path: Path) -> None:
         code = f"""
 from pathlib import Path
+from typing import Any
 from router.engine.llama import LoadOptions, Model
 from router.errors import ModelError
 for numa in ("distribute", "off", "distribute", "isolate"):

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ SYSTEM = "You answer in one short sentence. " + " ".join(
 
 
 @contextlib.asynccontextmanager
-async def running(model_path: Path, **changes: object) -> AsyncIterator[LocalEngine]:
+async def running(model_path: Path, **changes: Any) -> AsyncIterator[LocalEngine]:
     config = EngineConfig(str(model_path), context=1024, slots=4, queue=16, hidden_layers=())
-    engine = LocalEngine(dataclasses.replace(config, **changes))  # type: ignore[arg-type]
+    engine = LocalEngine(dataclasses.replace(config, **changes))
     await engine.start()
     try:
         yield engine

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,9 +73,9 @@ async def guessing(
             yield engine
 
 
-def asked(question: str, sampler: Sampler = GREEDY, **fields: object) -> GenerateRequest:
+def asked(question: str, sampler: Sampler = GREEDY, **fields: Any) -> GenerateRequest:
     request = GenerateRequest((Message("user", question),), sampler, max_tokens=40, hidden=True)
-    return dataclasses.replace(request, **fields)  # type: ignore[arg-type]
+    return dataclasses.replace(request, **fields)
 
 
 def assert_same(one: Completion, other: Completion) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis as SyncRedis
@@ -37,7 +38,7 @@ NOW = 1_700_000_000.0
 DAY = 86_400.0
 
 
-def decided(id: str = "chatcmpl-1", at: float = NOW, **fields: object) -> Decided:
+def decided(id: str = "chatcmpl-1", at: float = NOW, **fields: Any) -> Decided:
     whole = {
         "calibration": "sha256:feed",
         "route": "local",
@@ -48,12 +49,12 @@ def decided(id: str = "chatcmpl-1", at: float = NOW, **fields: object) -> Decide
         "text": "Grüße!\n\x00 'quoted'",
         "audited": 0.01,
     }
-    return Decided(id=id, at=at, **{**whole, **fields})  # type: ignore[arg-type]
+    return Decided(id=id, at=at, **{**whole, **fields})
 
 
-def label(id: str = "chatcmpl-1", correct: bool = True, **fields: object) -> Label:
-    whole: dict[str, object] = {"source": "audit", "at": NOW + 5, "inclusion": 0.01}
-    return Label(id=id, correct=correct, **{**whole, **fields})  # type: ignore[arg-type]
+def label(id: str = "chatcmpl-1", correct: bool = True, **fields: Any) -> Label:
+    whole = {"source": "audit", "at": NOW + 5, "inclusion": 0.01}
+    return Label(id=id, correct=correct, **{**whole, **fields})
 
 
 def by_user(correct: bool, at: float = NOW + 9) -> Label:
