@@ -4,11 +4,12 @@
     .venv/bin/python -m benchmarks.uq --quick    # 15 questions, about 4 minutes
 
 Questions: free-form ones of the data folder, the sets in turn, those whose greedy answer reaches
-64 tokens (the others are dropped), cut there. One request at a time on 8 slots; before each the
-engine forgets what its slots hold, so every answer reads its whole prompt. Follow-ups and samples
-come right after their answer and find its cache, as `router.signals.gather` finds it. What is
-measured of a question is in random order; a ratio is of one question's own times, which cancels
-the machine's drift, and printed are medians over the questions, with quartiles.
+64 tokens (the others are dropped), cut there. One request at a time on 8 slots, each for a tenant
+of its own, who finds nothing in the cache: every answer reads its whole prompt. Each follow-up,
+and the samples, come right after an answer of their own and find its cache, as
+`router.signals.gather` finds it. What is measured of a question is in random order; a ratio is of
+one question's own times, which cancels the machine's drift, and printed are medians over the
+questions, with quartiles.
 
 "plain" is an engine without estimators: no callback in llama.cpp's graph, and for each token the
 arg max of its logits and nothing else. The other engines have contexts of their own on the same
@@ -40,6 +41,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 if __name__ == "__main__":  # run as a file, this one would hide the package uq
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -50,11 +52,11 @@ from benchmarks.servers import machine
 from calibration.datasets import read_items
 from calibration.items import Item
 from router.engine.context import Context, FloatRow
+from router.engine.llama import Model
 from router.engine.local import LocalEngine, usable_cores
 from router.engine.messages import Completion, EngineConfig, GenerateRequest, Message, Sampler
 from router.engine.sampling import StepReader, TokenStatistics
 from router.engine.scheduler import PREFILL_CHUNK, Scheduler
-from router.engine.sequences import Held, common_prefix
 from router.engine.tap import COMPILED, Tap
 from router.models import resolve_model
 from router.signals import N_SAMPLES, gather
@@ -131,9 +133,8 @@ async def engines(model: Path, threads: int) -> AsyncIterator[Engines]:
     await tapped.start()
     info, weights = tapped.info, tapped._loaded.model
     tap = Tap(info.hidden_layers, width=weights.n_embd, capacity=SLOTS, compiled=False)
-    without, in_python = _beside(tapped, None), _beside(tapped, tap)
-    plain = _beside(tapped, None)
-    plain._loaded.scheduler._reader = ArgMax(weights.n_vocab)
+    without, in_python = _beside(tapped), _beside(tapped, tap)
+    plain = _beside(tapped, reader=ArgMax(weights.n_vocab))
     others = (plain, without, in_python)
     try:
         yield Engines(plain, without, tapped, in_python)
@@ -144,7 +145,9 @@ async def engines(model: Path, threads: int) -> AsyncIterator[Engines]:
         await tapped.close()
 
 
-def _beside(engine: LocalEngine, tap: Tap | None) -> LocalEngine:
+def _beside(
+    engine: LocalEngine, tap: Tap | None = None, reader: StepReader | None = None
+) -> LocalEngine:
     """Another engine on the weights of `engine`, with a context and a scheduler of its own."""
     other, parts = copy.copy(engine), copy.copy(engine._loaded)
     parts.context = Context(
@@ -156,38 +159,31 @@ def _beside(engine: LocalEngine, tap: Tap | None) -> LocalEngine:
         tap=tap,
     )
     parts.scheduler = Scheduler(
-        parts.model, parts.context, n_context=CONTEXT, n_slots=SLOTS, n_queue=SLOTS
+        parts.model,
+        parts.context,
+        n_context=CONTEXT,
+        n_slots=SLOTS,
+        n_queue=SLOTS,
+        reader=reader,
     )
     parts.scheduler.start()
     other._parts = parts
     return other
 
 
-def forget(engine: LocalEngine) -> None:
-    """Let an idle engine find nothing in its slots."""
-    engine._loaded.scheduler._sequences.neighbours(SLOTS)  # borrowed, they hold nothing afterwards
-
-
 @contextlib.contextmanager
-def rewound(engine: LocalEngine) -> Iterator[None]:
-    """Leave an idle engine's slots as they were, but for what was written over."""
-    slots = engine._loaded.scheduler._sequences._held
-    before = list(slots)
-    yield
-    for slot, (old, new) in enumerate(zip(before, slots, strict=True)):
-        same = common_prefix(old.tokens, new.tokens)
-        slots[slot] = Held(old.tenant, old.tokens[:same])
-
-
-@contextlib.contextmanager
-def never_ending(engine: LocalEngine) -> Iterator[None]:
+def never_ending() -> Iterator[None]:
     """No token ends an answer: only its token limit does."""
-    model = engine._loaded.model
-    ends, model._eog = model._eog, frozenset()
-    try:
+    with patch.object(Model, "is_end", lambda _model, _token: False):
         yield
-    finally:
-        model._eog = ends
+
+
+def with_new_tenant(request: GenerateRequest) -> GenerateRequest:
+    """The request of somebody whose prompts the engine has not seen."""
+    return replace(request, tenant=f"tenant {next(_tenants)}")
+
+
+_tenants = itertools.count()
 
 
 async def timed(work: Awaitable[T]) -> tuple[float, T]:
@@ -206,76 +202,69 @@ class Question:
         self._request = GenerateRequest((Message("user", item.prompt()),), max_tokens=NEW_TOKENS)
 
     async def answer(self, name: str, engine: LocalEngine, *, hidden: bool = False) -> Seconds:
-        request = replace(self._request, hidden=hidden)
+        request = with_new_tenant(replace(self._request, hidden=hidden))
         return {name: (await self._ask(engine, request))[0]}
 
     async def first_token(self, name: str, *, hidden: bool) -> Seconds:
-        request = replace(self._request, hidden=hidden, max_tokens=1)
+        request = with_new_tenant(replace(self._request, hidden=hidden, max_tokens=1))
         return {name: (await self._ask(self._engines.tapped, request))[0]}
 
-    async def with_follow_ups(self, *, samples: bool, others: bool) -> Seconds:
-        """An answer with statistics, and what may be asked about it."""
-        engine = self._engines.tapped
-        seconds: Seconds = {}
-        seconds["answer"], completion = await self._ask(engine, self._request)
-        with rewound(engine):
-            seconds[P_TRUE] = await self._gather(completion, "p_true")
-        if others:
-            with rewound(engine):
-                seconds[VERBAL_2S] = await self._gather(completion, "verbal_2s")
-        if samples:
-            with never_ending(engine):
-                seconds[JACCARD] = await self._gather(completion, "samples")
-        if others:
-            seconds[VERBAL_1S] = await self._gather(completion, "verbal_1s")
-        return seconds
+    async def with_follow_up(self, name: str, signal: Signal) -> Seconds:
+        """An answer with statistics, and what the signal takes after it."""
+        request = with_new_tenant(self._request)
+        seconds, completion = await self._ask(self._engines.tapped, request)
+        with never_ending() if signal == "samples" else contextlib.nullcontext():
+            return {"answer": seconds, name: await self._gather(request, completion, signal)}
 
     async def naive_samples(self) -> Seconds:
         """As many samples, each an answer for itself."""
-        engine, total = self._engines.tapped, 0.0
-        with never_ending(engine):
+        total = 0.0
+        with never_ending():
             for i in range(N_SAMPLES):
                 sampler = Sampler(temperature=1.0, seed=self._seed + i)
-                total += (await self._ask(engine, replace(self._request, sampler=sampler)))[0]
+                request = with_new_tenant(replace(self._request, sampler=sampler))
+                total += (await self._ask(self._engines.tapped, request))[0]
         return {NAIVE: total}
 
     async def options(self) -> Seconds:
         """A multiple-choice question's plain answer, its answer and the scores of its options."""
-        plain, _ = await self._ask(self._engines.plain, self._request, whole=False)
-        answer, completion = await self._ask(self._engines.tapped, self._request, whole=False)
-        scores = await self._gather(completion, "options")
+        request = with_new_tenant(self._request)
+        plain, _ = await timed(self._engines.plain.generate(request))
+        answer, completion = await timed(self._engines.tapped.generate(request))
+        scores = await self._gather(request, completion, "options")
         return {"plain": plain, "answer": answer, OPTIONS: scores}
 
-    async def _ask(
-        self, engine: LocalEngine, request: GenerateRequest, *, whole: bool = True
-    ) -> tuple[float, Completion]:
-        forget(engine)
+    async def _ask(self, engine: LocalEngine, request: GenerateRequest) -> tuple[float, Completion]:
         seconds, completion = await timed(engine.generate(request))
-        if whole and completion.trace.finish_reason != "length":
+        if completion.trace.finish_reason != "length":
             raise EndedEarly
         return seconds, completion
 
-    async def _gather(self, completion: Completion, signal: Signal) -> float:
-        asked = gather(
-            self._engines.tapped, self._request, completion.trace, (signal,), seed=self._seed
-        )
+    async def _gather(
+        self, request: GenerateRequest, completion: Completion, signal: Signal
+    ) -> float:
+        asked = gather(self._engines.tapped, request, completion.trace, (signal,), seed=self._seed)
         seconds, trace = await timed(asked)
         if getattr(trace, signal) is None:
-            raise AssertionError(f"{signal} could not be had: {self._request.messages}")
+            raise AssertionError(f"{signal} could not be had: {request.messages}")
         return seconds
 
     def ways(self, *, samples: bool, others: bool) -> list[Callable[[], Awaitable[Seconds]]]:
-        """What is measured of this question."""
+        """What is measured of this question; some of it repeatedly, and the last time counts."""
         on = self._engines
         ways: list[Callable[[], Awaitable[Seconds]]] = [
             lambda: self.answer("plain", on.plain),
             lambda: self.answer(WHOLE, on.tapped, hidden=True),
             lambda: self.first_token("first token", hidden=False),
             lambda: self.first_token(PROMPT_END, hidden=True),
-            lambda: self.with_follow_ups(samples=samples, others=others),
+            lambda: self.with_follow_up(P_TRUE, "p_true"),
         ]
+        if samples:
+            ways.append(lambda: self.with_follow_up(JACCARD, "samples"))
         if others:
             ways += [
+                lambda: self.with_follow_up(VERBAL_2S, "verbal_2s"),
+                lambda: self.with_follow_up(VERBAL_1S, "verbal_1s"),
                 self.naive_samples,
                 lambda: self.answer(UNTAPPED, on.untapped),
                 lambda: self.answer(PYTHON_IDLE, on.tapped_in_python),

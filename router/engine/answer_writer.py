@@ -44,6 +44,7 @@ class AnswerWriter:
         jobs: Jobs,
         decoder: Decoder,
         meter: Meter,
+        reader: StepReader,
         n_context: int,
         drafter: Drafter | None = None,
         draft_tokens: int = 0,
@@ -58,7 +59,7 @@ class AnswerWriter:
         self._drafter = drafter
         self._draft_tokens = draft_tokens
         self._cost = StepCost()
-        self._reader = StepReader(model.n_vocab)
+        self._reader = reader
 
     def pace(self) -> Pace | None:
         """How many tokens are to be guessed for a new job; None leaves that to the drafter."""

@@ -22,7 +22,7 @@ from router.engine.messages import EngineStats, GenerateRequest
 from router.engine.meter import Meter
 from router.engine.prefixes import Prefixes
 from router.engine.prompt_reader import PromptReader
-from router.engine.sampling import TokenChooser
+from router.engine.sampling import StepReader, TokenChooser
 from router.engine.sequences import Sequences
 from router.engine.text import AnswerText
 from router.errors import EngineDown, EngineError
@@ -36,7 +36,8 @@ class Scheduler:
 
     At most `n_slots` requests are worked on and `n_queue` wait; one more gets EngineBusy. With a
     `drafter`, up to `draft_tokens` are guessed for a sequence and checked in one step; answers and
-    what is observed of them stay the same. `prefixes` keeps system prompts across restarts.
+    what is observed of them stay the same. `prefixes` keeps system prompts across restarts, and
+    `reader` takes the statistics of the answers' tokens.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Scheduler:
         drafter: Drafter | None = None,
         draft_tokens: int = 0,
         prefixes: Prefixes | None = None,
+        reader: StepReader | None = None,
     ) -> None:
         self._tap = context.tap
         self._n_context = n_context
@@ -64,6 +66,7 @@ class Scheduler:
             jobs=self._jobs,
             decoder=decoder,
             meter=self._meter,
+            reader=StepReader(model.n_vocab) if reader is None else reader,
             n_context=n_context,
             drafter=drafter,
             draft_tokens=draft_tokens,
