@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from calibration.errors import CalibrationError
-from router.cli.doctor_bench import BUDGET, Bench, run_bench
+from router.cli.doctor_bench import BUDGET, Bench
 from router.cli.options import settings_options
 from router.config import Settings, public_url
 from router.errors import RouterError
@@ -160,6 +160,8 @@ def try_settings(
     """Try threads and prefill_chunk, if the model could be loaded, for about `budget` seconds."""
     if any(finding.name == "model" and finding.status == "FAIL" for finding in findings):
         return Finding("bench", "warn", "not made, because the model could not be loaded"), None
+    from router.cli.doctor_trials import run_bench  # noqa: PLC0415 - imports llama.cpp, may fail
+
     try:
         tried = run_bench(settings, budget=budget)
     except RouterError as error:

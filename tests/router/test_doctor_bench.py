@@ -19,11 +19,11 @@ from router.cli.doctor_bench import (
     Plan,
     Trial,
     make_plan,
-    run_bench,
     still_open,
     suggest,
     thread_counts,
 )
+from router.cli.doctor_trials import run_bench
 from router.config import Settings
 from router.errors import RouterError
 
