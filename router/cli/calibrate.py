@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from router.cli.options import settings_options
+from router.cli.options import LARGE_MODEL, MANY_QUESTIONS, settings_options
 from router.config import Settings
 
 if TYPE_CHECKING:
@@ -117,18 +117,7 @@ _NAMED = 5
 @click.option("--skip-bad", is_flag=True, help="Leave bad rows of data files out, and count them.")
 @click.option("--fresh", is_flag=True, help="Ask everything again, forgetting earlier answers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-@settings_options(
-    "model",
-    "threads",
-    "n_gpu_layers",
-    "context",
-    "slots",
-    "upstream",
-    "upstream_model",
-    "upstream_key_env",
-    "upstream_price_in",
-    "upstream_price_out",
-)
+@settings_options(*MANY_QUESTIONS, *LARGE_MODEL, "upstream_price_in", "upstream_price_out")
 def calibrate(
     *,
     datasets: tuple[str, ...],

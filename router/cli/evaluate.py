@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from router.cli.options import settings_options
+from router.cli.options import MANY_QUESTIONS, settings_options
 from router.config import Settings
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ _NAMED = 5
 @click.option("--skip-bad", is_flag=True, help="Leave bad rows of data files out, and count them.")
 @click.option("--fresh", is_flag=True, help="Ask everything again, forgetting earlier answers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-@settings_options("model", "threads", "n_gpu_layers", "context", "slots")
+@settings_options(*MANY_QUESTIONS)
 def evaluate(
     *,
     files: tuple[str, ...],

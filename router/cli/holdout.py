@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from router.cli.options import settings_options
+from router.cli.options import MANY_QUESTIONS, settings_options
 from router.config import Settings
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def export(out: Path, seed: int) -> None:
 )
 @click.option("--skip-bad", is_flag=True, help="Leave bad rows of data files out, and count them.")
 @click.option("--fresh", is_flag=True, help="Ask everything again, forgetting earlier answers.")
-@settings_options("model", "threads", "n_gpu_layers", "context", "slots")
+@settings_options(*MANY_QUESTIONS)
 def build(
     *,
     files: tuple[str, ...],

@@ -16,6 +16,12 @@ R = TypeVar("R")
 ENGINE = ("model", "calibration", "threads", "n_gpu_layers", "context")
 """What the local engine and its calibration are made of."""
 
+MANY_QUESTIONS = ("model", "threads", "n_gpu_layers", "context", "slots")
+"""What the local engine is made of where a command asks it a whole set of questions."""
+
+LARGE_MODEL = ("upstream", "upstream_model", "upstream_key_env")
+"""Which large model labels such a set."""
+
 UPSTREAM = tuple(name for name in setting_names() if name.startswith("upstream"))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from router.cli.options import settings_options
+from router.cli.options import LARGE_MODEL, MANY_QUESTIONS, settings_options
 from router.config import Settings
 
 if TYPE_CHECKING:
@@ -61,19 +61,7 @@ _DRIFT = 0.05
     "in place of the shipped one]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-@settings_options(
-    "model",
-    "calibration",
-    "ledger",
-    "redis_url",
-    "threads",
-    "n_gpu_layers",
-    "context",
-    "slots",
-    "upstream",
-    "upstream_model",
-    "upstream_key_env",
-)
+@settings_options("calibration", "ledger", "redis_url", *MANY_QUESTIONS, *LARGE_MODEL)
 def recalibrate(
     *,
     datasets: tuple[str, ...],
