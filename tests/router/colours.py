@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,17 @@ from router.cli import main
 from router.config import Settings
 from router.engine.messages import (
     Completion,
-    EngineInfo,
-    EngineStats,
     EngineTimings,
     GenerateRequest,
-    Message,
-    TextDelta,
 )
 from tests.router.fake_upstream import Server, Step
 from tests.router.llm import llm
 from tests.router.no_follow_ups import NoFollowUps
-from tests.router.samples import engine_info, trace
+from tests.router.samples import trace
+from tests.router.simple_engine import SimpleEngine
 
 N = 250
-INFO: EngineInfo = engine_info(Path("tiny.gguf"))
+INFO = SimpleEngine.info
 
 _COLOUR = re.compile(r"^Name colour (\d+)\.$")
 
@@ -75,18 +72,11 @@ def confidence(i: int) -> float:
     return (0.9 if is_easy(i) else 0.4) + 0.09 * (i * 61 % 100) / 100
 
 
-class LocalModel(NoFollowUps):
+class LocalModel(NoFollowUps, SimpleEngine):
     """Answers every question with "blue"; knows what it was asked."""
-
-    info = INFO
-    alive = True
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
 
     async def generate(self, request: GenerateRequest) -> Completion:
         prompt = request.messages[-1].content
@@ -94,17 +84,6 @@ class LocalModel(NoFollowUps):
         found = _COLOUR.match(prompt)
         assert found is not None, f"the script has no answer to {prompt!r}"
         return Completion(trace(("blue", confidence(int(found[1])))), EngineTimings())
-
-    async def stream(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[TextDelta | Completion, None]:
-        yield await self.generate(request)
-
-    async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return len(messages)
-
-    async def stats(self) -> EngineStats:
-        raise NotImplementedError
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from router.engine.messages import Completion, SampleRequest, ScoreRequest, Scor
 class NoFollowUps:
     """The follow-up part of `Engine`, for engines that are only asked for answers."""
 
-    trouble = ""
-
     async def sample(self, request: SampleRequest) -> tuple[Completion, ...]:
         raise AssertionError(f"nobody should ask for {request}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +17,21 @@ from router.collect import Progress, collect
 from router.engine.messages import (
     GREEDY,
     Completion,
-    EngineInfo,
-    EngineStats,
     EngineTimings,
     GenerateRequest,
     Message,
     SampleRequest,
     ScoreRequest,
     Scores,
-    TextDelta,
 )
 from router.errors import EngineBusy, EngineDown, PromptTooLong
 from tests.router.no_follow_ups import NoFollowUps
-from tests.router.samples import engine_info, trace
+from tests.router.samples import trace
+from tests.router.simple_engine import SimpleEngine
 from uq.signals import SIGNALS, HiddenStates, Signal
 
 
-class ScriptedEngine(NoFollowUps):
+class ScriptedEngine(NoFollowUps, SimpleEngine):
     """Answers each prompt by a script; knows what it was asked, and by how many at once."""
 
     def __init__(self, replies: Mapping[str, str | BaseException] | None = None) -> None:
@@ -43,18 +41,6 @@ class ScriptedEngine(NoFollowUps):
         self.most_at_once = 0
         self.cancelled = 0
         self.gate: asyncio.Event | None = None
-
-    @property
-    def info(self) -> EngineInfo:
-        return engine_info(Path("tiny.gguf"))
-
-    @property
-    def alive(self) -> bool:
-        return True
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
 
     async def generate(self, request: GenerateRequest) -> Completion:
         self.asked.append(request)
@@ -75,17 +61,6 @@ class ScriptedEngine(NoFollowUps):
             raise
         finally:
             self.at_once -= 1
-
-    async def stream(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[TextDelta | Completion, None]:
-        yield await self.generate(request)
-
-    async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return len(messages)
-
-    async def stats(self) -> EngineStats:
-        return EngineStats(self.at_once, 0, 1, 0, 0)
 
     @property
     def questions(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from router.answer import Answer, Decision, Need, Query, RemoteChunk, StreamEven
 from router.binding import binding_of
 from router.engine.messages import (
     Completion,
-    EngineInfo,
-    EngineStats,
     EngineTimings,
     GenerateRequest,
     Message,
@@ -49,13 +47,14 @@ from tests.router.fake_upstream import (
 )
 from tests.router.no_follow_ups import NoFollowUps
 from tests.router.samples import engine_info, trace
+from tests.router.simple_engine import SimpleEngine
 
 SURE = trace(("Pa", 0.999), ("ris", 0.999))
 UNSURE = trace(("Lo", 0.02), ("ndon", 0.03))
 BROKEN = trace(("Lo", math.nan), ("ndon", 0.9))
 
 
-class FakeEngine(NoFollowUps):
+class FakeEngine(NoFollowUps, SimpleEngine):
     """Answers with the trace, or raises the error, that it was given."""
 
     def __init__(self, reply: Any) -> None:
@@ -63,30 +62,11 @@ class FakeEngine(NoFollowUps):
         self.asked: list[GenerateRequest] = []
         self.alive = False
 
-    @property
-    def info(self) -> EngineInfo:
-        return engine_info(Path("tiny.gguf"))
-
-    async def start(self) -> None:
-        self.alive = True
-
-    async def close(self) -> None:
-        self.alive = False
-
     async def generate(self, request: GenerateRequest) -> Completion:
         self.asked.append(request)
         if isinstance(self.reply, Exception):
             raise self.reply
         return Completion(self.reply, EngineTimings(1, 2, 3, 4))
-
-    async def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
-        yield await self.generate(request)
-
-    async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return len(messages)
-
-    async def stats(self) -> EngineStats:
-        return EngineStats(0, 0, 1, 0, 0)
 
 
 @pytest.fixture(scope="module")

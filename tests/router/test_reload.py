@@ -17,7 +17,7 @@ from calibration.probes import ProbeInput
 from calibration.versions import rollback
 from router.answer import Answer, Decision
 from router.binding import binding_of
-from router.engine.messages import Completion, EngineInfo, GenerateRequest
+from router.engine.messages import Completion, GenerateRequest
 from router.pipeline import Pipeline
 from router.reload import Reloaded
 from tests.router.calibrations import EARLY_STOP, GATE, INFO, PROBES, calibration
@@ -39,15 +39,13 @@ EXITS = calibration(
 class Engine(FakeEngine):
     """Reads `calibrations.LAYERS`; holds its answers back while `gate` is shut."""
 
+    info = INFO
+
     def __init__(self, reply: Any = SURE) -> None:
         super().__init__(reply)
         self.gate = asyncio.Event()
         self.gate.set()
         self.began = asyncio.Event()
-
-    @property
-    def info(self) -> EngineInfo:
-        return INFO
 
     async def generate(self, request: GenerateRequest) -> Completion:
         self.began.set()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,6 @@ from router.engine.local import LocalEngine
 from router.engine.messages import (
     GREEDY,
     Completion,
-    EngineInfo,
-    EngineStats,
     EngineTimings,
     GenerateRequest,
     Message,
@@ -24,11 +20,11 @@ from router.engine.messages import (
     SampleRequest,
     ScoreRequest,
     Scores,
-    TextDelta,
 )
 from router.errors import EngineDown, EngineError, PromptTooLong
 from router.signals import N_SAMPLES, gather
-from tests.router.samples import engine_info, trace
+from tests.router.samples import trace
+from tests.router.simple_engine import SimpleEngine
 from uq.signals import SIGNALS, HiddenStates, OptionScores, Sample, Signal
 from uq.trace import Trace
 
@@ -48,36 +44,17 @@ ALL_BUT_HIDDEN = [signal for signal in SIGNALS if signal != "hidden"]
 in_session = pytest.mark.asyncio(loop_scope="session")
 
 
-class ScriptedEngine:
+class ScriptedEngine(SimpleEngine):
     """Answers "90", samples "one", "two", ...; each text's score is minus its length."""
-
-    trouble = ""
 
     def __init__(self, error: EngineError | None = None, fails: type[Asked] | None = None) -> None:
         self.asked: list[Asked] = []
         self._error = error
         self._fails = fails
 
-    @property
-    def info(self) -> EngineInfo:
-        return engine_info(Path("tiny.gguf"))
-
-    @property
-    def alive(self) -> bool:
-        return True
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
     async def generate(self, request: GenerateRequest) -> Completion:
         self._take(request)
         return Completion(trace(("90", 0.5)), EngineTimings())
-
-    async def stream(
-        self, request: GenerateRequest
-    ) -> AsyncGenerator[TextDelta | Completion, None]:
-        yield await self.generate(request)
 
     async def sample(self, request: SampleRequest) -> tuple[Completion, ...]:
         self._take(request)
@@ -87,12 +64,6 @@ class ScriptedEngine:
     async def score(self, request: ScoreRequest) -> Scores:
         self._take(request)
         return Scores(tuple((-1.0,) * len(text) for text in request.continuations))
-
-    async def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return len(messages)
-
-    async def stats(self) -> EngineStats:
-        return EngineStats(0, 0, 1, 0, 0)
 
     def _take(self, request: Asked) -> None:
         self.asked.append(request)

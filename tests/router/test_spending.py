@@ -16,7 +16,6 @@ from calibration.learned import Learned
 from router.answer import Answer, Decision, RemoteChunk
 from router.engine.messages import (
     Completion,
-    EngineInfo,
     EngineTimings,
     GenerateRequest,
     Sampler,
@@ -62,16 +61,14 @@ DOWN = answer({}, 500)
 class Engine(FakeEngine):
     """Replies `reply`, or `given_up` where that is allowed; `p_true` is what it makes of both."""
 
+    info = INFO
+
     def __init__(self, reply: Any, *, given_up: Trace | None = None, p_true: Any = 0.9) -> None:
         super().__init__(reply)
         self.given_up = given_up
         self.p_true = p_true
         self.scored: list[ScoreRequest] = []
         self.sampled: list[SampleRequest] = []
-
-    @property
-    def info(self) -> EngineInfo:
-        return INFO
 
     async def generate(self, request: GenerateRequest) -> Completion:
         if request.exits is None or self.given_up is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from calibration.artifact import Calibration, Reference
 from router.answer import Decision, Query, Usage
-from router.engine.messages import Completion, EngineInfo, EngineTimings, GenerateRequest
+from router.engine.messages import Completion, EngineTimings, GenerateRequest
 from router.errors import UpstreamUnavailable
 from router.live import Live
 from router.pipeline import Pipeline, Prices
@@ -47,13 +47,11 @@ def unsure(perplexity: float) -> Trace:
 class Engine(FakeEngine):
     """Answers one query after another with the perplexities that it is given."""
 
+    info = INFO
+
     def __init__(self, perplexities: Iterable[float] = ()) -> None:
         super().__init__(None)
         self.coming = list(perplexities)
-
-    @property
-    def info(self) -> EngineInfo:
-        return INFO
 
     async def generate(self, request: GenerateRequest) -> Completion:
         self.asked.append(request)
