@@ -84,12 +84,10 @@ class AnswerWriter:
         seconds = time.perf_counter() - began
         self._meter.seconds_decode += seconds
         self._cost.took(n_rows, seconds)
-        states = self._decoder.states(jobs, n_rows) if wants_hidden else None
-        computed = {place: i for i, place in enumerate(self._context.computed_order(batch))}
+        states = self._states(jobs, batch) if wants_hidden else [None] * len(jobs)
         first_row = 0
-        for index, (job, entry) in enumerate(zip(jobs, batch, strict=True)):
-            rows = [computed[index, t] for t in range(len(entry.tokens))]
-            self._verify(job, entry.tokens, first_row, None if states is None else states[:, rows])
+        for job, entry, at_inputs in zip(jobs, batch, states, strict=True):
+            self._verify(job, entry.tokens, first_row, at_inputs)
             first_row += len(entry.tokens)
 
     def _guess(self, jobs: list[Job]) -> list[list[int]]:
@@ -111,6 +109,23 @@ class AnswerWriter:
         self._meter.seconds_guessing += time.perf_counter() - began
         return [proposed.get(job.seq, []) for job in jobs]
 
+    def _states(
+        self, jobs: list[Job], batch: list[BatchEntry]
+    ) -> Sequence[NDArray[np.float32] | None]:
+        """The hidden states at each job's tokens, of shape (L, tokens, d), for those who want them.
+
+        They were copied in the order in which llama.cpp has computed the tokens.
+        """
+        order = self._context.computed_order(batch)
+        states = self._decoder.states(jobs, len(order))
+        if states is None:
+            return [None] * len(jobs)
+        row = {place: i for i, place in enumerate(order)}
+        return [
+            states[:, [row[i, t] for t in range(len(entry.tokens))]] if job.follows_states else None
+            for i, (job, entry) in enumerate(zip(jobs, batch, strict=True))
+        ]
+
     def _verify(
         self, job: Job, inputs: Sequence[int], first_row: int, states: NDArray[np.float32] | None
     ) -> None:
@@ -130,7 +145,7 @@ class AnswerWriter:
                 self._meter.accepted += 1
             taken = t + 1
             job.n_past = start + taken
-            if states is not None and job.follows_states and job.hidden is not None:
+            if states is not None and job.hidden is not None:
                 job.hidden.take_answer_token(states[:, t])
             self.take_token(job, self._context.logits(first_row + t))
             if job.next_token is None:
