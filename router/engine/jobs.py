@@ -51,7 +51,7 @@ class Jobs:
                 wait = self._seconds_per_job * (waiting + 1) / self.n_slots
                 raise EngineBusy(waiting, max(1.0, wait))
             self.n_unfinished += n
-        self._inbox.put(job)
+            self._inbox.put(job)  # in here: nothing comes in after `close`
 
     def close(self) -> None:
         """Let no more in, and wake the thread that waits in `take_in`."""
