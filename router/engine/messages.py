@@ -260,7 +260,7 @@ class EngineInfo:
     n_slots: int
     n_threads: int
     build: str
-    """Version of llama-cpp-python, and llama.cpp's own system-info line."""
+    """Versions of llama-cpp-python and of the llama.cpp inside it."""
     offload: str
     """For people: ``cpu``, or the device and number of layers offloaded."""
     hidden_layers: tuple[int, ...] = ()

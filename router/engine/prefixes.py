@@ -23,12 +23,12 @@ class Prefixes:
         self._writer = threading.Thread(target=self._write, name="prefixes", daemon=True)
         self._writer.start()
 
-    def load(self, context: Context, job: Job, *, at_least: int) -> int:
-        """Put the longest stored beginning of the prompt into the job's sequence.
+    def load(self, context: Context, job: Job, tokens: list[int], *, at_least: int) -> int:
+        """Put the longest stored beginning of `tokens`, of its prompt, into the job's sequence.
 
         Returns its length, 0 when none has `at_least` so many tokens or it could not be read.
         """
-        found = self._store.find(job.request.tenant, job.prompt[:-2])
+        found = self._store.find(job.request.tenant, tokens)
         if found is None or len(found.tokens) < at_least:
             return 0
         try:

@@ -61,7 +61,9 @@ class PromptReader:
         self._start_at(job, place.n_shared, place.source)
         self._follow(job)
         if self._prefixes is not None and job.leader is None:
-            loaded = self._prefixes.load(self._context, job, at_least=job.n_past + WORTH_COPYING)
+            beginning = job.prompt[:-LEAST_CHUNK]
+            least = job.n_past + WORTH_COPYING
+            loaded = self._prefixes.load(self._context, job, beginning, at_least=least)
             job.n_past = job.n_reused = max(job.n_past, loaded)
 
     def _start_at(self, job: Job, n_shared: int, source: int) -> None:
