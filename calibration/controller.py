@@ -186,6 +186,13 @@ class EscalationController:
         quantile = rate + (1.0 - rate if excess > 0.0 else -rate) * excess * excess
         return _below(self._scores(state), quantile, take_ties=excess > 0.0)
 
+    def threshold_for(self, state: ControllerState, share: float) -> float:
+        """Return the threshold below which this `share` of the last scores lies, from 0 to 1.
+
+        Whatever the deficit. Of equal scores, rather none are below it.
+        """
+        return _below(self._scores(state), min(max(share, 0.0), 1.0), take_ties=False)
+
     def escalates(self, state: ControllerState, score: float) -> bool:
         """Tell whether the next query, of this p_correct (NaN = unknown), is to be escalated."""
         return not score >= self.threshold(state)

@@ -105,6 +105,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetNote:
+    """What the limits on money had to do with a decision.
+
+    Attributes
+    ----------
+    limit : the tightest of those that apply: ``key/day``, ``gateway/month`` ...
+    usd_left : of it, before this query; None where that is nobody's business but the operator's.
+    threshold_moved : the threshold was lowered so that the money lasts.
+    threshold_wanted : what it would have been otherwise; None for unknown, or not moved.
+    """
+
+    limit: str
+    usd_left: float | None = None
+    threshold_moved: bool = False
+    threshold_wanted: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Where the answer comes from and why.
 
@@ -112,6 +130,7 @@ class Decision:
     when there is no calibration, or when no threshold reaches the risk asked for.
     `degraded` is true when the answer is not the one the policy wanted.
     `certificate` is what is certain of the rule that decided, as it was used; None for nothing.
+    `budget` is None where no limit on money applies.
     """
 
     route: Route
@@ -123,6 +142,7 @@ class Decision:
     calibration: str | None = None
     calibrated_sampler: bool = True
     certificate: Mapping[str, Any] | None = None
+    budget: BudgetNote | None = None
 
 
 @dataclass(frozen=True, slots=True)

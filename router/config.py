@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     upstream_price_out: Price = Field(
         default=0.0, description="Price of the upstream's answer tokens, USD per million"
     )
+    budget_usd_per_day: Price = Field(
+        default=0.0, description="USD the upstream may cost in a day (UTC); 0 sets no limit"
+    )
+    budget_usd_per_month: Price = Field(
+        default=0.0, description="USD the upstream may cost in a month (UTC); 0 sets no limit"
+    )
     redis_url: str | None = Field(
         default=None, description="Redis that keeps the cache; without one it is kept in memory"
     )

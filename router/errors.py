@@ -11,6 +11,7 @@ RouterError
 ├── UpstreamError            the remote LLM could not answer
 │   ├── UpstreamUnavailable  refused, timed out, reset, or kept answering 429/5xx
 │   └── UpstreamRejected     the upstream judged the request itself to be wrong (4xx)
+├── BudgetSpent              what the upstream may cost is spent, and there is no local answer
 ├── LedgerError              decisions and labels can't be kept, or not be read
 ├── KeyStoreError            the file of API keys can't be used, or lacks what was asked of it
 └── CapabilityError          the request needs what the local model lacks, and there is no upstream
@@ -19,6 +20,8 @@ Errors about data, grading and calibration artifacts are in `calibration.errors`
 """
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 
 class RouterError(Exception):
@@ -102,6 +105,28 @@ class UpstreamRejected(UpstreamError):
         super().__init__(f"the upstream rejected the request with status {status}: {body}")
         self.status = status
         self.body = body
+
+
+class BudgetSpent(RouterError):
+    """What the upstream may cost is spent, and there is no local answer to give instead.
+
+    `limit` is the one that is used up, ``key/day``; `ends` when it begins anew, in seconds since
+    1970.
+    """
+
+    def __init__(self, limit: str, ends: float) -> None:
+        self.limit = limit
+        self.ends = ends
+        whose, _, period = limit.partition("/")
+        begins_anew = datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        who = "this key" if whose == "key" else "this gateway"
+        super().__init__(
+            f"what {who} may spend on the remote model each {period} is spent; "
+            f"it begins anew on {begins_anew}"
+        )
+
+    def __reduce__(self) -> tuple[type[BudgetSpent], tuple[str, float]]:
+        return type(self), (self.limit, self.ends)
 
 
 class LedgerError(RouterError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from calibration.artifact import Calibration
 from calibration.certificates import Certificate
-from router.answer import Decision, Query, Reason, Route
+from router.answer import BudgetNote, Decision, Query, Reason, Route
 from router.engine.messages import GREEDY, Exits
 from uq import Trace, estimator_names, get_estimator, score_all
 from uq.signals import Signal
@@ -25,12 +25,22 @@ class Stance:
     drifted : the calibration is in doubt, and certifies nothing any more.
     at_least : the least that its own thresholds may be.
     escalate : everything is to be escalated that may be.
+    at_most : the most that any threshold may be, so that money lasts; None for no such limit.
+    whole : answers are not given up, since nothing may be there to take their place.
+    budget : what is to be said of the money.
     """
 
     threshold: float | None = None
     drifted: bool = False
     at_least: float = 0.0
     escalate: bool = False
+    at_most: float | None = None
+    whole: bool = False
+    budget: BudgetNote | None = None
+
+    def lowers(self, threshold: float) -> bool:
+        """Whether money makes it less than `threshold`."""
+        return self.at_most is not None and self.at_most < threshold
 
 
 AS_CALIBRATED = Stance()
@@ -88,6 +98,8 @@ class Judge:
             return None
         gate, early_stop = calibration.gate, calibration.early_stop
         if stance.threshold is not None or (gate is None and early_stop is None):
+            return None
+        if stance.whole or stance.lowers(calibration.threshold):
             return None
         return Exits(
             gate=None if gate is None else calibration.learned.probes[gate.probe],
@@ -191,6 +203,11 @@ def _by_rule(
     kept = dataclasses.replace(kept, threshold=threshold)
     if query.mode == "local":
         return kept
+    if may_leave and stance.budget is not None:
+        wanted = math.inf if threshold is None or stance.escalate else threshold
+        if stance.lowers(wanted):
+            return _by_money(kept, stance.budget, stance.at_most)
+        kept = dataclasses.replace(kept, budget=stance.budget)
     if may_leave and (stance.escalate or (reached and p_correct < (threshold or 0.0))):
         return dataclasses.replace(kept, route="remote", reason="drift")
     if reached:
@@ -198,6 +215,15 @@ def _by_rule(
     if query.local_only:
         return dataclasses.replace(kept, degraded=True)
     return _certified(dataclasses.replace(kept, route="remote", reason="uncertain"), certificate)
+
+
+def _by_money(kept: Decision, budget: BudgetNote, threshold: float | None) -> Decision:
+    """What becomes of an answer by the threshold that makes the money last."""
+    note = dataclasses.replace(budget, threshold_moved=True, threshold_wanted=kept.threshold)
+    kept = dataclasses.replace(kept, threshold=threshold, budget=note, reason="confident")
+    if kept.p_correct is not None and threshold is not None and kept.p_correct >= threshold:
+        return kept
+    return dataclasses.replace(kept, route="remote", reason="uncertain")
 
 
 def _rule(

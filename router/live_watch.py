@@ -197,6 +197,8 @@ class Watch:
         escalated = decision.route == "remote"
         # Under a stricter safe mode the decisions aren't the controller's: it waits.
         control = None if self.drifted and self.on_drift != "warn" else self._control
+        if decision.budget is not None and decision.budget.threshold_moved:  # nor under a budget's
+            control = None
         drift = self._scores if whole and query.sampler == GREEDY else None
         seen = scores.get(self._first_look, math.nan)
         uncertainty = seen if math.isfinite(seen) else math.nan

@@ -17,11 +17,14 @@ from router.answer import (
     Decision,
     Need,
     Query,
+    Reason,
     RemoteChunk,
     StreamEvent,
     Usage,
 )
 from router.binding import load_calibration
+from router.budget import Budgets, Hold, Pacer, Spending, open_budgets, unlimited
+from router.budgets.expected import Expected
 from router.clock import Clock
 from router.config import Settings
 from router.engine import engine_config, local_engine
@@ -40,6 +43,7 @@ from router.errors import (
     EngineDown,
     EngineError,
     PromptTooLong,
+    RouterError,
     TemplateRefused,
     UpstreamUnavailable,
 )
@@ -56,6 +60,9 @@ log = logging.getLogger("router.pipeline")
 
 LOOK = Look(tokens=16, seconds=1.0)
 """When a streamed answer is committed to, unless settings say otherwise."""
+
+_FORCED: frozenset[Reason] = frozenset({"policy", "capability", "busy", "uncalibrated"})
+"""Why the upstream is asked where no threshold could have kept the query."""
 
 _SEED = 0
 """Of the samples: the same question and answer draw the same ones, and get the same decision."""
@@ -91,10 +98,27 @@ class _Rule:
 
     judge: Judge
     watch: Watch | None = None
+    pacer: Pacer | None = None
+    spending: Spending | None = None
+    """The limits on money; None where the query costs none, or none applies."""
 
     def stance(self) -> Stance:
-        """What live traffic asks for at this moment."""
-        return AS_CALIBRATED if self.watch is None else self.watch.stance()
+        """What live traffic asks for at this moment, and the money that is left."""
+        stance = AS_CALIBRATED if self.watch is None else self.watch.stance()
+        return stance if self.spending is None else self.spending.limiting(stance, self.pacer)
+
+    def saw(self, query: Query, p_correct: float | None) -> None:
+        """Count a query that a threshold decides."""
+        if self.spending is not None and query.mode == "auto":
+            self.spending.asked()
+            if self.pacer is not None:
+                self.pacer.saw(p_correct)
+
+    def noted(self, attempt: _Attempt) -> _Attempt:
+        """The attempt, its decision with a word on the money."""
+        if self.spending is None:
+            return attempt
+        return dataclasses.replace(attempt, wanted=self.spending.noted(attempt.wanted))
 
 
 class Pipeline:
@@ -102,7 +126,8 @@ class Pipeline:
 
     `start` loads the model and checks that the calibration belongs to it. `warnings` then holds
     what an operator should know (no calibration for this model, another engine build).
-    With `live`, budgets are held and drift is noticed; without, the calibration decides alone.
+    With `live`, targets are held and drift is noticed; without, the calibration decides alone.
+    With `budgets`, limits on what the upstream may cost are held.
     `look` is when a query in mode ``commit`` is decided on.
     """
 
@@ -115,16 +140,19 @@ class Pipeline:
         prices: Prices = Prices(),
         live: Live | None = None,
         look: Look = LOOK,
+        budgets: Budgets | None = None,
     ) -> None:
         self.engine = engine
         self.upstream = upstream
         self.live = live
+        self.budgets = budgets
         self.calibration: Calibration | None = None
         self.warnings: list[str] = []
         self._rule = _Rule(Judge(None))
         self._calibration_folder = calibration_folder
         self._prices = prices
         self._look = look
+        self._expected = Expected()
         self._reloading = asyncio.Lock()
 
     async def start(self) -> None:
@@ -162,13 +190,21 @@ class Pipeline:
 
     async def _rule_of(self, calibration: Calibration | None) -> _Rule:
         watch = None if self.live is None else await self.live.follow(calibration)
-        return _Rule(Judge(calibration), watch)
+        return _Rule(Judge(calibration), watch, None if calibration is None else Pacer(calibration))
+
+    def _rule_for(self, query: Query) -> _Rule:
+        """The rule in force, with the limits on money that apply to `query`."""
+        if self.budgets is None or not self._may_leave(query):
+            return self._rule
+        return dataclasses.replace(self._rule, spending=self.budgets.of(query.account))
 
     async def close(self) -> None:
         """Stop the engine and release the upstream's connections."""
         await self.engine.close()
         if self.live is not None:
             await self.live.close()
+        if self.budgets is not None:
+            await self.budgets.close()
         if self.upstream is not None:
             await self.upstream.close()
 
@@ -183,21 +219,30 @@ class Pipeline:
             The engine can't answer now, and there is no upstream that may.
         UpstreamUnavailable, UpstreamRejected
             The upstream failed, and there is no local answer to fall back on.
+        BudgetSpent
+            What the upstream may cost is spent, and there is no local answer to fall back on.
         """
-        clock, rule = Clock(), self._rule
-        attempt = await self._attempt(query, rule)
+        clock, rule = Clock(), self._rule_for(query)
+        attempt = rule.noted(await self._attempt(query, rule))
         if attempt.wanted.route == "local":
             return self._local(attempt, attempt.wanted, clock)
         upstream = self._upstream_for(query, attempt)
         if upstream is None:
             return self._local(attempt, degraded(attempt.wanted, "no_upstream"), clock)
+        hold = await self._hold(query, rule, attempt)
+        if hold is None:
+            attempt = await self._instead(query, rule, attempt, self._spent(rule, attempt))
+            return self._local(attempt, degraded(attempt.wanted, "budget"), clock)
         try:
-            with clock.remote():
-                remote = await upstream.chat(query.body)
+            with hold:
+                with clock.remote():
+                    remote = await upstream.chat(query.body)
+                answer = self._remote(attempt, remote, clock)
+                hold.settle(answer.cost_usd or None)
         except UpstreamUnavailable as error:
             attempt = await self._instead(query, rule, attempt, error)
             return self._local(attempt, degraded(attempt.wanted, "upstream_down"), clock)
-        return self._remote(attempt, remote, clock)
+        return answer
 
     async def route(self, query: Query) -> Answer:
         """The local answer and the decision it leads to, without ever asking the upstream.
@@ -206,9 +251,13 @@ class Pipeline:
         """
         clock = Clock()
         asked = dataclasses.replace(query, mode="auto")
-        attempt = await self._attempt(asked, self._rule, final=True, counts=False)
+        rule = self._rule_for(asked)
+        attempt = rule.noted(await self._attempt(asked, rule, final=True, counts=False))
         if attempt.completion is not None:
-            return self._local(attempt, attempt.wanted, clock)
+            wanted, spending = attempt.wanted, rule.spending
+            if wanted.route == "remote" and spending is not None and spending.spent:
+                wanted = degraded(wanted, "budget")
+            return self._local(attempt, wanted, clock)
         if self._upstream_for(query, attempt) is None:
             raise EngineDown("the engine gave no answer")
         return Answer(
@@ -231,7 +280,7 @@ class Pipeline:
         the last word on how sure the model was in the Answer's own decision. Raises as `answer`;
         an error after the Decision means that the answer was cut.
         """
-        clock, rule = Clock(), self._rule
+        clock, rule = Clock(), self._rule_for(query)
         if query.mode == "local" and not query.needs:
             events = self._stream_local(query, rule, clock)
         elif query.stream_mode == "commit" and not query.needs and rule.judge.may_look_early(query):
@@ -247,23 +296,32 @@ class Pipeline:
         self, query: Query, rule: _Rule, attempt: _Attempt, clock: Clock
     ) -> AsyncGenerator[StreamEvent, None]:
         """What the attempt leads to: the upstream's answer as it comes, or its own."""
-        upstream = None
+        upstream = hold = None
+        attempt = rule.noted(attempt)
         decision = attempt.wanted
         if decision.route == "remote":
             upstream = self._upstream_for(query, attempt)
             if upstream is None:
                 decision = degraded(decision, "no_upstream")
         if upstream is not None:
+            hold = await self._hold(query, rule, attempt)
+            if hold is None:
+                attempt = await self._instead(query, rule, attempt, self._spent(rule, attempt))
+                decision = degraded(attempt.wanted, "budget")
+        if upstream is not None and hold is not None:
             async with contextlib.aclosing(upstream.stream(query.body)) as chunks:
                 try:
-                    with clock.remote():
+                    with hold.unless_begun(), clock.remote():
                         first = await first_chunk(chunks)
                 except UpstreamUnavailable as error:
                     attempt = await self._instead(query, rule, attempt, error)
                     decision = degraded(attempt.wanted, "upstream_down")
                 else:
-                    async for event in self._pass_on(attempt, first, chunks, clock):
-                        yield event
+                    with hold:
+                        async for event in self._pass_on(attempt, first, chunks, clock):
+                            if isinstance(event, Answer):
+                                hold.settle(event.cost_usd or None)
+                            yield event
                     return
         yield decision
         for piece in pieces_of(attempt.completion):
@@ -323,6 +381,7 @@ class Pipeline:
         """What becomes of an answer by its first tokens."""
         scores = rule.judge.scores(part.completion.trace)
         decision = uncertified(rule.judge.decide(query, scores, rule.stance()))
+        rule.saw(query, decision.p_correct)
         charge = None
         if rule.watch is not None:
             charge = rule.watch.decided(query, scores, decision, whole=False)
@@ -391,6 +450,8 @@ class Pipeline:
         """What becomes of an answer that is finished, or was given up."""
         given_up = rule.judge.given_up(completion.trace, rule.stance())
         if given_up is not None:
+            if counts:
+                rule.saw(query, None)
             return _Attempt(given_up, completion)
         return await self._judged(query, rule, request, completion, counts=counts)
 
@@ -417,6 +478,8 @@ class Pipeline:
         if request.look is not None:
             decision = uncertified(decision)
         charge = None
+        if counts:
+            rule.saw(query, decision.p_correct)
         if counts and rule.watch is not None:
             whole = exits is None and request.look is None
             charge = rule.watch.decided(query, scores, decision, whole=whole)
@@ -453,18 +516,35 @@ class Pipeline:
             return trace
 
     async def _instead(
-        self, query: Query, rule: _Rule, attempt: _Attempt, error: UpstreamUnavailable
+        self, query: Query, rule: _Rule, attempt: _Attempt, error: RouterError
     ) -> _Attempt:
-        """The attempt whose local answer stands in for the upstream's, which failed with `error`.
+        """The attempt whose local answer stands in for the upstream's, not to be had by `error`.
 
         An answer that was given up is made whole. Raises `error` when there is no local answer.
         """
         seen = attempt.completion
         if seen is not None and rule.judge.given_up(seen.trace) is not None:
-            attempt = await self._attempt(query, rule, final=True, counts=False)
+            attempt = rule.noted(await self._attempt(query, rule, final=True, counts=False))
         if attempt.completion is None:
             raise error
         return attempt
+
+    async def _hold(self, query: Query, rule: _Rule, attempt: _Attempt) -> Hold | None:
+        """Money for the upstream's answer; None where a limit does not allow it."""
+        if rule.spending is None:
+            return unlimited()
+        wanted = attempt.wanted
+        forced = wanted.reason in _FORCED or (
+            wanted.p_correct is None and wanted.reason == "uncertain"
+        )
+        cost = self._prices.cost(self._expected.usage(query.body))
+        return await rule.spending.reserve(cost, forced=forced)
+
+    def _spent(self, rule: _Rule, attempt: _Attempt) -> RouterError:
+        """What to say where the money is spent and there is no local answer."""
+        if rule.spending is None or attempt.wanted.reason == "busy":
+            return attempt.error or EngineDown("the engine gave no answer")
+        return rule.spending.error()
 
     def _upstream_for(self, query: Query, attempt: _Attempt) -> Upstream | None:
         """The upstream, if there is one and the query may leave the machine.
@@ -539,6 +619,8 @@ class Pipeline:
         completion = attempt.completion
         local = Usage.of(completion) if completion else None
         cost_usd = self._prices.cost(remote.usage) if remote.usage else 0.0
+        if remote.usage and remote.usage.completion_tokens:
+            self._expected.learn(remote.usage)
         if attempt.charge is not None and cost_usd > 0.0:  # else the price is not known
             attempt.charge.settle(cost_usd)
         return Answer(
@@ -579,6 +661,7 @@ def build_pipeline(
         upstream=Upstream.from_settings(settings),
         prices=Prices(settings.upstream_price_in, settings.upstream_price_out),
         live=live,
+        budgets=open_budgets(settings),
         look=Look(settings.commit_tokens, settings.commit_ms / 1e3),
     )
 

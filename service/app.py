@@ -30,7 +30,17 @@ from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.openai import ChatRequest
 from service.ports import PipelinePort
-from service.routes import cache, calibration, chat, feedback, health, metrics, models, route
+from service.routes import (
+    budget,
+    cache,
+    calibration,
+    chat,
+    feedback,
+    health,
+    metrics,
+    models,
+    route,
+)
 
 DESCRIPTION = """Answers on the device when the small model is sure, asks a large one when not.
 
@@ -73,10 +83,19 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             live = Live.from_settings(settings, ledger, partial(books.fault, "live"))
             running = build_pipeline(settings, live=live) if pipeline is None else pipeline
             stack.push_async_callback(running.close)
+            if running.budgets is not None:
+                running.budgets.on_fault = partial(books.fault, "budget")
             cache = build_cache(settings, measured)
             stack.push_async_callback(cache.close)
             await running.start()
-            auditor = build_auditor(settings, books, measured, running.upstream, running.live)
+            auditor = build_auditor(
+                settings,
+                books,
+                measured,
+                running.upstream,
+                running.live,
+                budgets=running.budgets,
+            )
             gateway = Gateway(
                 settings, running, cache, measured, books=books, auditor=auditor, rules=rules
             )
@@ -93,7 +112,7 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
     # From the innermost to the outermost.
     app.add_middleware(KeyCheck, gate=gate)
     app.add_middleware(RequestContext, metrics=measured)
-    for part in (chat, route, feedback, models, cache, calibration, health, metrics):
+    for part in (chat, route, feedback, budget, models, cache, calibration, health, metrics):
         app.include_router(part.router)
     _handle_errors(app)
     return app

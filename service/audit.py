@@ -14,8 +14,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
+from router.account import ANONYMOUS
 from router.agreement import agrees
 from router.answer import Answer, Decision, Query
+from router.budget import Budgets, Hold, unlimited
+from router.budgets.expected import Expected
 from router.config import Settings
 from router.errors import LedgerError, UpstreamError
 from router.ledger import Label
@@ -57,6 +60,7 @@ class Auditor:
     per_day : audits a day (UTC) at most, counted in the ledger. When they are spent, answers are
         not drawn any more, and recorded as such.
     live : is told of each label, to notice when P(correct) is no longer right.
+    budgets : whose limits for the whole gateway audits draw on too; none is made beyond them.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Auditor:
         per_day: int,
         prices: Prices | None = None,
         live: Live | None = None,
+        budgets: Budgets | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.rate = rate
@@ -78,6 +83,8 @@ class Auditor:
         self._upstream = upstream
         self._prices = prices or Prices()
         self._live = live
+        self._budgets = budgets
+        self._expected = Expected()
         self._rng = rng or random.Random()
         self._places = asyncio.Semaphore(CONCURRENCY)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,13 +138,20 @@ class Auditor:
             if not await self._reserve():
                 self._count("dropped")
                 return
+            hold = await self._money_for(query)
+            if hold is None:
+                self._count("dropped")
+                return
             try:
-                remote = await self._upstream.chat(query.body)
+                with hold:
+                    remote = await self._upstream.chat(query.body)
+                    cost = self._prices.cost(remote.usage)
+                    hold.settle(cost or None)
             except UpstreamError as error:
                 logger.info("audit failed: %s", type(error).__name__)
                 self._count("failed")
                 return
-        self._metrics.audit_cost_usd.inc(self._prices.cost(remote.usage))
+        self._metrics.audit_cost_usd.inc(cost)
         end = remote.finish_reason
         verdict = await asyncio.to_thread(_compare, text, remote.text, end, query)
         if verdict is None:
@@ -147,6 +161,14 @@ class Auditor:
         self._books.keep(Label(id, verdict, "audit", self._books.clock(), self.rate))
         if self._live is not None:
             self._live.labelled(decision.calibration, decision.p_correct, verdict)
+
+    async def _money_for(self, query: Query) -> Hold | None:
+        """What the audit is expected to cost, at the gateway's expense; None where it is spent."""
+        spending = None if self._budgets is None else self._budgets.of(ANONYMOUS)
+        if spending is None:
+            return unlimited()
+        cost = self._prices.cost(self._expected.usage(query.body))
+        return await spending.reserve(cost, forced=True)
 
     async def _reserve(self) -> bool:
         """Take one of the day's audits; False when none is left, or the ledger does not tell."""
@@ -190,6 +212,8 @@ def build_auditor(
     metrics: Metrics,
     upstream: object | None,
     live: Live | None = None,
+    *,
+    budgets: Budgets | None = None,
 ) -> Auditor | None:
     """Return the auditor that `settings` ask for; None without an upstream or a ledger."""
     if books.ledger is None or not isinstance(upstream, Asks):
@@ -202,6 +226,7 @@ def build_auditor(
         per_day=settings.audit_per_day,
         prices=Prices(settings.upstream_price_in, settings.upstream_price_out),
         live=live,
+        budgets=budgets,
     )
 
 

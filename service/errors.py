@@ -14,6 +14,7 @@
 | wrong method                      | 405    | method_not_allowed         |
 | ArtifactError on a reload         | 409    | calibration_unusable       |
 | body too large, not JSON          | 413, 415 | request_too_large, unsupported_media_type |
+| BudgetSpent                       | 429    | insufficient_quota         |
 | UpstreamRejected                  | the upstream's | the upstream's     |
 | UpstreamUnavailable               | 502    | upstream_unavailable       |
 | EngineBusy, EngineDown            | 503    | engine_busy, engine_down   |
@@ -32,6 +33,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router.errors import (
+    BudgetSpent,
     CapabilityError,
     EngineBusy,
     EngineDown,
@@ -128,6 +130,8 @@ def from_router_error(exc: RouterError) -> ApiError | None:
             return bad_request(str(exc), exc.param, "unsupported_by_local_model")
         case UpstreamRejected():
             return _rejected(exc)
+        case BudgetSpent():
+            return _budget_spent(exc)
         case UpstreamUnavailable():
             return _unavailable(502, str(exc), "upstream_unavailable")
     return None
@@ -166,6 +170,14 @@ def _unavailable(
 ) -> ApiError:
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     return ApiError(status, message, code=code, kind="server_error", headers=headers)
+
+
+def _budget_spent(exc: BudgetSpent) -> ApiError:
+    message = f"You exceeded your current quota: {exc}. See GET /v1/budget."
+    # OpenAI's clients repeat any other 429.
+    headers = {"x-should-retry": "false"}
+    code = "insufficient_quota"
+    return ApiError(429, message, code=code, kind=code, headers=headers)
 
 
 def _rejected(exc: UpstreamRejected) -> ApiError:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from router.answer import Answer, Query
+from router.answer import Answer, Decision, Query
 
 _render = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _NOT_IN_KEY = frozenset({"model", "stream", "stream_options"})
@@ -115,6 +115,20 @@ def cache_use(key: str, query: Query, headers: Mapping[str, str]) -> CacheUse:
 
 
 def worth_keeping(answer: Answer) -> bool:
-    """Tell whether the cache may keep `answer`: complete, successful, what the policy wanted."""
-    whole = answer.decision.route == "local" or answer.remote_body is not None
-    return whole and not answer.decision.degraded and answer.finish_reason in _COMPLETE
+    """Tell whether the cache may keep `answer`: complete, successful, what the policy wanted.
+
+    Not one that was kept only so that money lasts: there may be more of it when it is asked again.
+    """
+    decision = answer.decision
+    whole = decision.route == "local" or answer.remote_body is not None
+    wanted = not decision.degraded and not kept_for_money(decision)
+    return whole and wanted and answer.finish_reason in _COMPLETE
+
+
+def kept_for_money(decision: Decision) -> bool:
+    """Tell whether the answer was kept that would have been escalated had there been more money."""
+    note, p_correct = decision.budget, decision.p_correct
+    if note is None or not note.threshold_moved or decision.route == "remote":
+        return False
+    wanted = note.threshold_wanted
+    return wanted is None or p_correct is None or p_correct < wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,6 +15,7 @@ from prometheus_client import (
 )
 
 from router.answer import Answer, Usage
+from router.budget import Standing
 from router.engine.messages import EngineStats
 from router.ledger import Label
 from router.live_watch import LiveReport
@@ -127,6 +129,12 @@ class Metrics:
             "Share of queries escalated so far, or USD a query, where a budget is held; else NaN",
             registry=registry,
         )
+        self.budget_usd = Gauge(
+            "router_budget_usd",
+            "The whole gateway's budgets: limit, spent, reserved for calls under way",
+            ["scope", "what"],
+            registry=registry,
+        )
         self.engine_up = Gauge("router_engine_up", "1 if the engine runs", registry=registry)
         self.engine = Gauge(
             "router_engine",
@@ -207,6 +215,13 @@ class Metrics:
             if seen is not None:
                 self.drift_alarm.labels(test).set(1 if seen.alarm else 0)
                 self.drift_evidence.labels(test).set(seen.log10_evidence)
+
+    def observe_budgets(self, standings: Iterable[Standing]) -> None:
+        """Take in where the gateway's limits stand."""
+        for each in standings:
+            self.budget_usd.labels(each.limit, "limit").set(each.usd)
+            self.budget_usd.labels(each.limit, "spent").set(each.spent)
+            self.budget_usd.labels(each.limit, "reserved").set(each.reserved)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from router.answer import Answer, Query, StreamEvent
+from router.budget import Budgets
 from router.engine.messages import EngineInfo, EngineStats
 from router.live import Live
 from router.reload import Reloaded
@@ -45,7 +46,8 @@ class PipelinePort(Protocol):
 
     `reload` takes over the calibration that is in its folder now, for queries that begin later; it
     raises `calibration.errors.ArtifactError` and goes on with the old one when that can't be used.
-    `live` follows what queries make of a calibration; None where nothing does.
+    `live` follows what queries make of a calibration; None where nothing does. `budgets` holds the
+    limits on money; None where nothing costs any.
     """
 
     @property
@@ -59,6 +61,9 @@ class PipelinePort(Protocol):
 
     @property
     def live(self) -> Live | None: ...
+
+    @property
+    def budgets(self) -> Budgets | None: ...
 
     async def start(self) -> None: ...
 

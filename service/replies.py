@@ -6,7 +6,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from router.answer import Answer, Decision, Usage
@@ -102,6 +102,7 @@ def router_object(answer: Answer, cache: CacheStatus) -> dict[str, Any]:
         "calibrated_sampler": decision.calibrated_sampler,
         "certificate": None if decision.certificate is None else dict(decision.certificate),
         "degraded": decision.degraded,
+        "budget": None if decision.budget is None else asdict(decision.budget),
         "cache": cache,
         "upstream_id": (answer.remote_body or {}).get("id"),
         "usage": {

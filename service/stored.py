@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode, b64encode
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -57,7 +57,7 @@ def encode(answer: Answer, *, at: float, keep_trace: bool) -> bytes:
     stored: dict[str, Any] = {
         "text": answer.text,
         "finish_reason": answer.finish_reason,
-        "decision": _plain(answer.decision),
+        "decision": _plain(replace(answer.decision, budget=None)),  # left at that time
         "usage_local": _plain(answer.usage_local),
         "usage_remote": _plain(answer.usage_remote),
         "cost_usd": answer.cost_usd,

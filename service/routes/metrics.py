@@ -25,6 +25,8 @@ async def metrics(gateway: GatewayDep) -> Response:
     """Return all metrics in Prometheus' text format."""
     gateway.metrics.observe_engine(gateway.engine.alive, await _stats(gateway))
     gateway.metrics.observe_live(gateway.live)
+    budgets = gateway.pipeline.budgets
+    gateway.metrics.observe_budgets([] if budgets is None else budgets.gateway())
     return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 

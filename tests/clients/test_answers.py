@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pydantic
 import pytest
-from router_client import Answer, Decision, InvalidResponse, Message, RouterInfo
+from router_client import Answer, BudgetInfo, Decision, InvalidResponse, Message, RouterInfo
 
 from . import wire
 from .faces import Face
@@ -42,6 +42,13 @@ def test_the_router_object(face: Face) -> None:
     assert router.usage.remote is None
     assert (router.cost_usd, router.saved_usd) == (0.0, 0.002)
     assert (router.timings_ms.decode, router.timings_ms.remote) == (30.5, None)
+
+
+def test_what_money_had_to_do_with_it(face: Face) -> None:
+    told = BudgetInfo(limit="key/day", usd_left=0.25, threshold_moved=True, threshold_wanted=0.7)
+    router = {**wire.ROUTER, "budget": told.model_dump()}
+    assert answer_of(face, wire.completion(router=router)).router.budget == told
+    assert answer_of(face, wire.completion()).router.budget is None
 
 
 def test_a_newer_gateway_is_understood(face: Face) -> None:

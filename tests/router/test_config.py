@@ -134,6 +134,8 @@ OTHER: dict[str, Any] = {
     "upstream_total_timeout": 3.5,
     "upstream_retries": 5,
     "upstream_price_in": 0.15,
+    "budget_usd_per_day": 2.5,
+    "budget_usd_per_month": 40.0,
     "upstream_price_out": 0.6,
     "redis_url": "redis://h:1/2",
     "cache_size": 3,

@@ -12,6 +12,7 @@ import numpy as np
 
 from calibration.artifact import Calibration, Reference
 from router.answer import Decision, Query, Usage
+from router.budget import Budgets
 from router.engine.messages import Completion, EngineTimings, GenerateRequest
 from router.errors import UpstreamUnavailable
 from router.live import Live
@@ -122,6 +123,7 @@ async def traffic(
     llm: LLM | None = None,
     alone: bool = False,
     prices: Prices = Prices(),  # noqa: B008  frozen
+    budgets: Budgets | None = None,
 ) -> AsyncIterator[Traffic]:
     """Traffic under `made`, kept in `folder`; `alone` without an upstream."""
     (held_out() if made is None else made).save(folder)
@@ -133,6 +135,7 @@ async def traffic(
         upstream=cast(Upstream | None, llm),
         prices=prices,
         live=live,
+        budgets=budgets,
     )
     await pipeline.start()
     yield Traffic(pipeline, engine, llm, live)

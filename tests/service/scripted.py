@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from router.answer import Answer, Decision, Query, RemoteChunk, StreamEvent, Usage
+from router.budget import Budgets
 from router.config import Settings
 from router.engine.messages import EngineInfo, EngineStats, TextDelta
 from router.live import Live
@@ -181,6 +182,7 @@ class ScriptedPipeline:
     calibration: ScriptedCalibration | None = field(default_factory=ScriptedCalibration)
     upstream: object | None = None
     live: Live | None = None
+    budgets: Budgets | None = None
     queries: list[Query] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
     closed: bool = False

@@ -25,6 +25,7 @@ ROUTER_KEYS = [
     "calibrated_sampler",
     "certificate",
     "degraded",
+    "budget",
     "cache",
     "upstream_id",
     "usage",

@@ -29,6 +29,7 @@ from router_client._errors import (
 )
 from router_client._models import (
     Answer,
+    BudgetInfo,
     Decision,
     Feedback,
     FunctionCall,
@@ -62,6 +63,7 @@ __all__ = [
     "AsyncStream",
     "AuthenticationError",
     "BadRequest",
+    "BudgetInfo",
     "Busy",
     "ContextLengthExceeded",
     "Decision",

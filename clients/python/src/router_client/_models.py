@@ -83,6 +83,23 @@ class Timings(_Value):
     total: float | None = None
 
 
+class BudgetInfo(_Value):
+    """What limits on money had to do with a decision.
+
+    Attributes
+    ----------
+    limit : the tightest of those that apply, as ``key/day``.
+    usd_left : of it, before this query; None where that is not told.
+    threshold_moved : the threshold was lowered so that the money lasts.
+    threshold_wanted : what it would have been otherwise; None when it was not moved.
+    """
+
+    limit: str
+    usd_left: float | None = None
+    threshold_moved: bool = False
+    threshold_wanted: float | None = None
+
+
 class RouterInfo(_Value):
     """How the answer came about.
 
@@ -99,6 +116,7 @@ class RouterInfo(_Value):
     calibration : content hash of the calibration used.
     calibrated_sampler : false when the request's sampler is not the one calibrated with.
     certificate : the finite-sample statement behind the threshold.
+    budget : what limits on money had to do with it; None where none applies.
     cache : ``hit``, ``miss`` or ``bypass``.
     usage : tokens of the local and of the remote leg.
     cost_usd, saved_usd : what the answer cost upstream, and what answering locally saved.
@@ -114,6 +132,7 @@ class RouterInfo(_Value):
     calibration: str | None = None
     calibrated_sampler: bool = True
     certificate: Mapping[str, Any] | None = None
+    budget: BudgetInfo | None = None
     cache: Literal["hit", "miss", "bypass"] | str | None = None
     usage: RouterUsage = RouterUsage()
     cost_usd: float
