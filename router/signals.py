@@ -113,7 +113,7 @@ async def _options(engine: Engine, request: GenerateRequest, trace: Trace) -> Op
 async def _samples(engine: Engine, request: GenerateRequest, seed: int) -> tuple[Sample, ...]:
     drawn = dataclasses.replace(
         request,
-        sampler=Sampler(temperature=1.0, seed=seed),
+        sampler=Sampler(temperature=1.0, seed=seed, grammar=request.sampler.grammar),
         hidden=False,
         stream=False,
         exits=None,  # set for greedy answers

@@ -20,6 +20,7 @@ from router.engine.messages import Partial, TextDelta
 from router.engine.meter import Meter
 from router.engine.sampling import StepReader
 from router.engine.tap import Copy
+from router.errors import EngineError
 
 SECONDS_BETWEEN_PIECES = 0.05
 """A streamed answer's pieces come no faster; the first one comes at once."""
@@ -163,7 +164,11 @@ class AnswerWriter:
             job.first_token = began
         best = self._reader.read(row)
         read = time.perf_counter()
-        token = job.chooser.choose(row, best)
+        try:
+            token = job.chooser.choose(row, best)
+        except EngineError as error:  # its grammar leaves nothing to say
+            self._jobs.end(job, error)
+            return
         chosen = time.perf_counter()
         statistics = self._reader.statistics(token, job.request.top_logprobs)
         counted = time.perf_counter()

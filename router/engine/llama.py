@@ -1,6 +1,7 @@
 """The weights and the vocabulary, through llama-cpp-python's low-level (ctypes) API.
 
-Only this file, `context.py` and `tap.py` touch that API. A `Model` may be read from any thread.
+Only this file, `context.py`, `grammar.py` and `tap.py` touch that API. A `Model` may be read from
+any thread.
 """
 
 from __future__ import annotations
@@ -193,18 +194,18 @@ class Model:
                 "fetch it again if it may be incomplete or damaged"
             )
         self.path = path
-        self._vocab = lib.llama_model_get_vocab(self.handle)
-        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.vocab = lib.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self.n_layer: int = lib.llama_model_n_layer(self.handle)
         self.n_embd: int = lib.llama_model_n_embd(self.handle)
         self.n_embd_head = self._head_width()
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
         self.n_offloaded = _offloaded_layers(int(params.n_gpu_layers), self.n_layer, offload)
-        self.bos: int = lib.llama_vocab_bos(self._vocab)
-        self.eos: int = lib.llama_vocab_eos(self._vocab)
-        self.add_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
+        self.bos: int = lib.llama_vocab_bos(self.vocab)
+        self.eos: int = lib.llama_vocab_eos(self.vocab)
+        self.add_bos = bool(lib.llama_vocab_get_add_bos(self.vocab))
         self._eog = frozenset(
-            token for token in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, token)
+            token for token in range(self.n_vocab) if lib.llama_vocab_is_eog(self.vocab, token)
         )
         self._pieces: dict[int, bytes] = {}
 
@@ -253,7 +254,7 @@ class Model:
         while True:
             buffer = (lib.llama_token * capacity)()
             n = lib.llama_tokenize(
-                self._vocab, raw, len(raw), buffer, capacity, add_special, parse_special
+                self.vocab, raw, len(raw), buffer, capacity, add_special, parse_special
             )
             if n >= 0:
                 return list(buffer[:n])
@@ -274,7 +275,7 @@ class Model:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            n = lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+            n = lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
             if n >= 0:
                 return buffer.raw[:n]
             size = -n

@@ -24,7 +24,8 @@ class Sampler:
     Applied in this order: repetition, presence and frequency penalties and `logit_bias` on the
     logits; then `top_k`, `top_p`, `min_p` on the probabilities; then `temperature`; then the draw
     (llama.cpp's order). `repetition_penalty` looks at prompt and answer; `presence_penalty` and
-    `frequency_penalty` look at the answer alone (OpenAI's meaning).
+    `frequency_penalty` look at the answer alone (OpenAI's meaning). A token that the `grammar` (in
+    GBNF, with the rule ``root``) does not allow is taken out, and the next one drawn from the rest.
     """
 
     temperature: float = 0.0
@@ -37,6 +38,7 @@ class Sampler:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    grammar: str = ""
 
 
 GREEDY = Sampler()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.engine.messages import Sampler
+from router.errors import EngineError
 
 FloatRow = NDArray[np.float32]
 
@@ -85,11 +87,34 @@ def _block_candidates(row: FloatRow, n: int) -> NDArray[np.intp]:
     return indices[indices < len(row)]
 
 
-class TokenChooser:
-    """Draws the tokens of one request by its `Sampler`; seeded, independent of other requests."""
+class TokenFilter(Protocol):
+    """Which tokens may come next in one answer; `router.engine.grammar.Grammar` in truth."""
 
-    def __init__(self, sampler: Sampler, prompt: Sequence[int]) -> None:
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next."""
+
+    def mask(self, row: FloatRow) -> None:
+        """Set the logits of all that may not to minus infinity."""
+
+    def accept(self, token: int) -> None:
+        """Go on behind `token`, which is allowed."""
+
+
+_MOST_REJECTED = 32
+"""Tokens looked at one by one before the whole vocabulary is: about what that costs."""
+
+
+class TokenChooser:
+    """Draws the tokens of one request by its `Sampler`; seeded, independent of other requests.
+
+    `grammar` is the sampler's own, ready to be followed.
+    """
+
+    def __init__(
+        self, sampler: Sampler, prompt: Sequence[int], grammar: TokenFilter | None = None
+    ) -> None:
         self._sampler = sampler
+        self._grammar = grammar
         self._rng = np.random.default_rng(sampler.seed)
         self._counts: dict[int, int] = {}
         self._seen = set(prompt) if sampler.repetition_penalty != 1.0 else set()
@@ -97,14 +122,45 @@ class TokenChooser:
         self._bias = np.array([b for _, b in sampler.logit_bias], np.float32)
 
     def choose(self, row: FloatRow, best: int) -> int:
-        """The next token, given the raw logits and their arg max."""
+        """The next token, given the raw logits and their arg max.
+
+        Raises EngineError when the grammar allows none of the vocabulary.
+        """
         if self._changes_logits:
             row = self._penalised(row)
             best = int(row.argmax())
-        token = best if self._sampler.temperature == 0.0 else self._draw(row)
+        token = self._pick(row, best)
+        if self._grammar is not None:
+            token = self._allowed(self._grammar, row, token)
         self._counts[token] = self._counts.get(token, 0) + 1
         if self._sampler.repetition_penalty != 1.0:
             self._seen.add(token)
+        return token
+
+    def _pick(self, row: FloatRow, best: int) -> int:
+        return best if self._sampler.temperature == 0.0 else self._draw(row)
+
+    def _allowed(self, grammar: TokenFilter, row: FloatRow, token: int) -> int:
+        """`token` if the grammar allows it, else one picked from what it does allow.
+
+        Taking out what was rejected, and drawing again, gives the distribution over what is
+        allowed, without a look at the whole vocabulary while the model itself writes by the rules.
+        """
+        rejected = 0
+        while not grammar.allows(token):
+            if not rejected:
+                row = row.copy()
+            row[token] = -np.inf
+            rejected += 1
+            if rejected == _MOST_REJECTED:
+                grammar.mask(row)
+            best = int(row.argmax())
+            if np.isneginf(row[best]):
+                raise EngineError(
+                    "no token of the model's vocabulary continues the format asked for"
+                )
+            token = self._pick(row, best)
+        grammar.accept(token)
         return token
 
     @property

@@ -14,6 +14,7 @@ from router.engine.answer_writer import AnswerWriter
 from router.engine.context import Context
 from router.engine.decoder import Decoder
 from router.engine.draft import Drafter
+from router.engine.grammar import grammar_of
 from router.engine.hidden import HiddenSums
 from router.engine.job import Job, Sink
 from router.engine.jobs import Jobs
@@ -54,6 +55,7 @@ class Scheduler:
         prefixes: Prefixes | None = None,
         reader: StepReader | None = None,
     ) -> None:
+        self._model = model
         self._tap = context.tap
         self._n_context = n_context
         self._meter = Meter()
@@ -143,7 +145,9 @@ class Scheduler:
             sink=sink,
             max_tokens=room if request.max_tokens is None else min(request.max_tokens, room),
             submitted=time.perf_counter(),
-            chooser=TokenChooser(request.sampler, prompt),
+            chooser=TokenChooser(
+                request.sampler, prompt, grammar_of(self._model, request.sampler.grammar)
+            ),
             text=AnswerText(request.stop),
             hidden=HiddenSums(tap.layers) if tap is not None and _wants_states(request) else None,
             pace=self._answers.pace(),

@@ -154,8 +154,8 @@ def test_an_answer_that_was_kept_for_want_of_money_is_not_kept_for_others() -> N
 
 def test_what_was_left_at_that_time_is_not_told_from_the_cache() -> None:
     decision = replace(CONFIDENT, budget=NOTE)
-    value = stored.encode(replace(LOCAL, decision=decision), keep_trace=False)
-    assert stored.decode(value).decision.budget is None
+    value = stored.encode(replace(LOCAL, decision=decision), at=0.0, keep_trace=False)
+    assert stored.decode(value).answer.decision.budget is None
 
 
 async def test_audits_draw_on_the_gateways_money(tmp_path: Path) -> None:
