@@ -57,6 +57,7 @@ class Query:
     account : what was agreed with who asks.
     stream_mode : when a streamed answer is decided on: ``hold`` when it is whole, ``commit`` after
         its first tokens.
+    n : how many answers are wanted; the first decides for all.
     """
 
     messages: tuple[Message, ...]
@@ -74,6 +75,7 @@ class Query:
     tenant: str = ""
     account: Account = ANONYMOUS
     stream_mode: StreamMode = "hold"
+    n: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,15 @@ class Usage:
     rejected_tokens: int = 0
 
     @classmethod
-    def of(cls, completion: Completion) -> Usage:
-        """What a local answer took."""
+    def of(cls, *completions: Completion) -> Usage:
+        """What local answers to one prompt took."""
+        n_accepted = sum(each.n_accepted for each in completions)
         return cls(
-            prompt_tokens=completion.trace.n_prompt,
-            completion_tokens=len(completion.trace),
-            cached_tokens=completion.n_reused,
-            accepted_tokens=completion.n_accepted,
-            rejected_tokens=completion.n_guessed - completion.n_accepted,
+            prompt_tokens=completions[0].trace.n_prompt,
+            completion_tokens=sum(len(each.trace) for each in completions),
+            cached_tokens=completions[0].n_reused,
+            accepted_tokens=n_accepted,
+            rejected_tokens=sum(each.n_guessed for each in completions) - n_accepted,
         )
 
 
@@ -146,10 +149,28 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a local answer's choices, and what shows its log-probabilities."""
+
+    text: str
+    finish_reason: str
+    trace: Trace | None = None
+    pieces: tuple[bytes, ...] = ()
+    top_pieces: tuple[tuple[bytes, ...], ...] = ()
+
+    @classmethod
+    def of(cls, completion: Completion) -> Choice:
+        """What the engine made."""
+        trace = completion.trace
+        return cls(trace.text, trace.finish_reason, trace, completion.pieces, completion.top_pieces)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A routed answer. `remote_body` is the upstream's own response object when route is remote.
 
-    `timings_ms` has the keys queue, prefill, decode, uq, remote, total.
+    `timings_ms` has the keys queue, prefill, decode, uq, remote, total. `others` are a local
+    answer's further choices, of a query that wants several.
     """
 
     text: str
@@ -164,6 +185,13 @@ class Answer:
     pieces: tuple[bytes, ...] = ()
     top_pieces: tuple[tuple[bytes, ...], ...] = ()
     remote_body: Mapping[str, Any] | None = None
+    others: tuple[Choice, ...] = ()
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All of a local answer's choices, the one that was judged first."""
+        first = Choice(self.text, self.finish_reason, self.trace, self.pieces, self.top_pieces)
+        return (first, *self.others)
 
 
 @dataclass(frozen=True, slots=True)

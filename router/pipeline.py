@@ -14,6 +14,7 @@ from typing import Any
 from calibration.artifact import Calibration
 from router.answer import (
     Answer,
+    Choice,
     Decision,
     Need,
     Query,
@@ -35,6 +36,7 @@ from router.engine.messages import (
     GenerateRequest,
     Look,
     Partial,
+    SampleRequest,
     TextDelta,
 )
 from router.engine.worker import WorkerEngine
@@ -87,6 +89,8 @@ class _Attempt:
     wanted: Decision
     """The decision by policy and scores, as if the upstream were sure to answer."""
     completion: Completion | None = None
+    others: tuple[Completion, ...] = ()
+    """The further answers of a query that wants several."""
     error: EngineError | None = None
     charge: Charge | None = None
     """What is to be told the price of the upstream's answer."""
@@ -281,7 +285,10 @@ class Pipeline:
         an error after the Decision means that the answer was cut.
         """
         clock, rule = Clock(), self._rule_for(query)
-        if query.mode == "local" and not query.needs:
+        if query.n > 1:  # its answers come at once
+            attempt = await self._attempt(query, rule)
+            events = self._stream_attempt(query, rule, attempt, clock)
+        elif query.mode == "local" and not query.needs:
             events = self._stream_local(query, rule, clock)
         elif query.stream_mode == "commit" and not query.needs and rule.judge.may_look_early(query):
             events = self._stream_early(query, rule, clock)
@@ -324,7 +331,7 @@ class Pipeline:
                             yield event
                     return
         yield decision
-        for piece in pieces_of(attempt.completion):
+        for piece in pieces_of(attempt.completion) if query.n == 1 else ():
             yield TextDelta(piece)
         yield self._local(attempt, decision, clock)
 
@@ -433,10 +440,16 @@ class Pipeline:
         exits = None if final or not self._may_leave(query) else self._exits(query, rule)
         request = self._request(query, judge, exits)
         try:
-            completion = await self.engine.generate(request)
+            completion, *others = await self._completions(request, query.n)
         except EngineError as error:
             return _failed(judge, error)
-        return await self._seen(query, rule, request, completion, counts=counts)
+        attempt = await self._seen(query, rule, request, completion, counts=counts)
+        return dataclasses.replace(attempt, others=tuple(others))
+
+    async def _completions(self, request: GenerateRequest, n: int) -> tuple[Completion, ...]:
+        if n == 1:
+            return (await self.engine.generate(request),)
+        return await self.engine.sample(SampleRequest(request, n))
 
     async def _seen(
         self,
@@ -597,7 +610,7 @@ class Pipeline:
         if completion is None:
             raise EngineDown("the engine gave no answer")
         trace = completion.trace
-        usage = Usage.of(completion)
+        usage = Usage.of(completion, *attempt.others)
         kept = decision.route == "local"
         if attempt.charge is not None:
             attempt.charge.settle(0.0)
@@ -613,11 +626,12 @@ class Pipeline:
             trace=trace,
             pieces=completion.pieces,
             top_pieces=completion.top_pieces,
+            others=tuple(map(Choice.of, attempt.others)),
         )
 
     def _remote(self, attempt: _Attempt, remote: RemoteAnswer, clock: Clock) -> Answer:
         completion = attempt.completion
-        local = Usage.of(completion) if completion else None
+        local = Usage.of(completion, *attempt.others) if completion else None
         cost_usd = self._prices.cost(remote.usage) if remote.usage else 0.0
         if remote.usage and remote.usage.completion_tokens:
             self._expected.learn(remote.usage)

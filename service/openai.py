@@ -41,10 +41,12 @@ class ContentPart(Wire):
     image_url: dict[str, Any] | None = None
     input_audio: dict[str, Any] | None = None
     file: dict[str, Any] | None = None
+    prompt_cache_breakpoint: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> ContentPart:
-        if self.model_fields_set != {"type", self.type} or getattr(self, self.type) is None:
+        said = self.model_fields_set - {"prompt_cache_breakpoint"}
+        if said != {"type", self.type} or getattr(self, self.type) is None:
             raise PydanticCustomError(
                 "content_part",
                 "a content part of type {kind} has the field {kind} and no other",
@@ -84,9 +86,18 @@ class StreamOptions(Wire):
     include_obfuscation: Literal[False] | None = None
 
 
+class JsonSchema(Wire):
+    """A schema and its name; without `schema` it asks for any JSON object."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: Annotated[str, Field(max_length=100_000)] | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(Wire):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
+    json_schema: JsonSchema | None = None
 
 
 class RouterOptions(Wire):
@@ -155,14 +166,19 @@ class ChatRequest(Wire):
     modalities: list[Literal["text", "audio"]] | None = None
     audio: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
     verbosity: Literal["low", "medium", "high"] | None = None
     web_search_options: dict[str, Any] | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    moderation: dict[str, Any] | None = None
 
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     metadata: (
         Annotated[
             dict[

@@ -12,7 +12,14 @@ from starlette.requests import Request
 
 from service import strict_json
 from service.errors import ApiError, bad_request
-from service.openai import ChatMessage, ChatRequest, ContentPart, RouterOptions, StreamOptions
+from service.openai import (
+    ChatMessage,
+    ChatRequest,
+    ContentPart,
+    JsonSchema,
+    RouterOptions,
+    StreamOptions,
+)
 
 MAX_BODY_BYTES = 32 * 2**20
 """Larger than any context holds in text; room for images that go to the upstream."""
@@ -37,6 +44,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "content": ContentPart,
     "router": RouterOptions,
     "stream_options": StreamOptions,
+    "json_schema": JsonSchema,
 }
 
 
@@ -172,7 +180,7 @@ def _phrase(error: ErrorDetails, param: str) -> tuple[str, str]:
             )
         case "too_long" | "too_short" | "string_too_long" | "string_too_short":
             return f"Invalid '{param}': {error['msg'].lower()}.", kind
-        case "content_part" | "no_content":
+        case "content_part" | "no_content" | "string_pattern_mismatch":
             return f"Invalid '{param}': {error['msg']}.", "invalid_value"
     wanted = _WANTED.get(kind, "another type")
     return (

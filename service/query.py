@@ -9,8 +9,12 @@ import uq
 from router.account import ANONYMOUS, Account
 from router.answer import Mode, Need, Query, StreamMode
 from router.engine.messages import Message, Sampler
+from router.json_schema import SchemaError, UnsupportedSchemaError, json_grammar, schema_grammar
 from service.errors import bad_request, forbidden, model_not_found
 from service.openai import ChatMessage, ChatRequest, RouterOptions
+
+MAX_LOCAL_CHOICES = 8
+"""Answers to one request that the small model gives; more go to the upstream."""
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -42,11 +46,12 @@ def to_query(
     if account.local_only and mode == "remote":
         raise forbidden("This API key is local only, so it can't be used with mode 'remote'.")
     own_rule = options.threshold is not None or options.max_risk is not None
+    grammar, unenforced = _grammar(request)
     return Query(
         messages=tuple(_message(message) for message in request.messages),
         body={key: value for key, value in raw.items() if key != "router"},
         mode=mode,
-        sampler=_sampler(request),
+        sampler=_sampler(request, grammar),
         max_tokens=request.max_completion_tokens or request.max_tokens,
         stop=tuple(request.stop or ()),
         top_logprobs=request.top_logprobs or 0,
@@ -54,7 +59,8 @@ def to_query(
         max_risk=options.max_risk if own_rule else account.max_risk,
         local_only=bool(options.local_only) or account.local_only,
         estimators=_estimators(options),
-        needs=tuple(_needs(request, n_vocab)),
+        needs=(*unenforced, *_needs(request, n_vocab)),
+        n=request.n or 1,
         tenant=account.id or tenant,
         account=account,
         stream_mode=(options.stream_mode or stream_mode) if request.stream else "hold",
@@ -116,18 +122,41 @@ def _check_together(request: ChatRequest, options: RouterOptions, mode: Mode) ->
             )
 
 
-def _sampler(request: ChatRequest) -> Sampler:
+def _grammar(request: ChatRequest) -> tuple[str, tuple[Need, ...]]:
+    """Return the grammar that `response_format` asks for, and what of it none can enforce."""
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return "", ()
+    schema = None if wanted.json_schema is None else wanted.json_schema.schema_
+    if schema is None:
+        return json_grammar(), ()
+    try:
+        return schema_grammar(schema), ()
+    except SchemaError as error:
+        param = "response_format.json_schema.schema"
+        raise bad_request(f"Invalid '{param}': {error}.", param) from None
+    except UnsupportedSchemaError as error:
+        return "", (Need("response_format", f"a JSON schema beyond grammars ({error})"),)
+
+
+def _sampler(request: ChatRequest, grammar: str) -> Sampler:
     """Return the request's sampler; every field left out keeps the greedy default's value.
+
+    Several answers are drawn, since greedy ones would be equal: at OpenAI's own temperature unless
+    the request sets one.
 
     So do those that only shape a draw when nothing is drawn: a greedy request with a seed is still
     the greedy decoding that calibrations are made with. OpenAI's seeds are signed, random
     generators' are not: a negative one wraps around.
     """
-    names = _ALWAYS + (_WHEN_DRAWN if request.temperature else ())
+    drawn = (request.n or 1) > 1 if request.temperature is None else request.temperature > 0
+    names = _ALWAYS + (_WHEN_DRAWN if drawn else ())
     given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
+    if drawn:
+        given.setdefault("temperature", 1.0)
     if "seed" in given:
         given["seed"] %= 2**64
-    return Sampler(**given, logit_bias=_logit_bias(request))
+    return Sampler(**given, logit_bias=_logit_bias(request), grammar=grammar)
 
 
 def _logit_bias(request: ChatRequest) -> tuple[tuple[int, float], ...]:
@@ -169,7 +198,7 @@ def _needs(request: ChatRequest, n_vocab: int) -> Iterator[Need]:
         ("function_call", request.function_call not in (None, "none"), "function calls"),
         ("audio", request.audio, "spoken output"),
         ("modalities", "audio" in (request.modalities or ()), "spoken output"),
-        ("n", (request.n or 1) > 1, f"{request.n} answers at once"),
+        ("n", (request.n or 1) > MAX_LOCAL_CHOICES, f"{request.n} answers at once"),
         ("prediction", request.prediction, "predicted output"),
         ("reasoning_effort", request.reasoning_effort not in (None, "none"), "reasoning"),
         ("verbosity", request.verbosity not in (None, "medium"), "a set verbosity"),
@@ -179,11 +208,7 @@ def _needs(request: ChatRequest, n_vocab: int) -> Iterator[Need]:
             request.service_tier not in (None, "auto", "default"),
             f"the service tier '{request.service_tier}'",
         ),
-        (
-            "response_format",
-            request.response_format is not None and request.response_format.type != "text",
-            "structured output",
-        ),
+        ("moderation", request.moderation, "moderation"),
         (
             "logit_bias",
             any(int(token) >= n_vocab for token in request.logit_bias or {}),

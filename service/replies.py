@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from router.answer import Answer, Decision, Usage
+from router.answer import Answer, Choice, Decision, Usage
 from router.engine.messages import EngineInfo
 from service.strict_json import finite
 
@@ -64,16 +64,21 @@ def completion(
     router = router_object(answer, cache)
     if answer.decision.route == "remote" and answer.remote_body is not None:
         return {**answer.remote_body, "id": envelope.id, "router": router}
-    shown = token_logprobs(answer, n_top) if logprobs and answer.decision.route == "local" else None
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": answer.text, "refusal": None},
-        "logprobs": None if shown is None else {"content": shown, "refusal": None},
-        "finish_reason": answer.finish_reason,
-    }
+    logprobs = logprobs and answer.decision.route == "local"
+    choices = []
+    for index, choice in enumerate(answer.choices):
+        shown = {"content": token_logprobs(choice, n_top), "refusal": None} if logprobs else None
+        choices.append(
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "logprobs": shown,
+                "finish_reason": choice.finish_reason,
+            }
+        )
     return {
         **envelope.fields("chat.completion"),
-        "choices": [choice],
+        "choices": choices,
         "usage": answer_usage(answer),
         "router": router,
     }
@@ -166,15 +171,15 @@ def usage_object(usage: Usage | None) -> dict[str, Any] | None:
     return told
 
 
-def token_logprobs(answer: Answer, n_top: int) -> list[dict[str, Any]]:
+def token_logprobs(choice: Choice, n_top: int) -> list[dict[str, Any]]:
     """Return OpenAI's list of token log-probabilities, with the `n_top` likeliest of each step."""
-    trace = answer.trace
+    trace = choice.trace
     if trace is None:
         return []
     out = []
-    for i, piece in enumerate(answer.pieces):
+    for i, piece in enumerate(choice.pieces):
         entry = _token(piece, float(trace.logprobs[i]))
-        alternatives = answer.top_pieces[i][:n_top] if n_top and answer.top_pieces else ()
+        alternatives = choice.top_pieces[i][:n_top] if n_top and choice.top_pieces else ()
         entry["top_logprobs"] = [
             _token(other, float(trace.top_logprobs[i, j])) for j, other in enumerate(alternatives)
         ]
@@ -182,16 +187,16 @@ def token_logprobs(answer: Answer, n_top: int) -> list[dict[str, Any]]:
     return out
 
 
-def token_texts(answer: Answer) -> Iterator[str]:
-    """Yield the part of the answer's text that each of its tokens contributes."""
-    if answer.trace is None:
+def token_texts(choice: Choice) -> Iterator[str]:
+    """Yield the part of the choice's text that each of its tokens contributes."""
+    if choice.trace is None:
         return
-    starts = [int(offset) for offset in answer.trace.offsets]
-    ends = [*starts[1:], len(answer.text)]
+    starts = [int(offset) for offset in choice.trace.offsets]
+    ends = [*starts[1:], len(choice.text)]
     if starts:
         starts[0] = 0
     for start, end in zip(starts, ends, strict=True):
-        yield answer.text[start:end]
+        yield choice.text[start:end]
 
 
 def deltas(body: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from router.answer import RemoteChunk
+from router.answer import Choice, RemoteChunk
 from router.engine.messages import TextDelta
 from router.errors import RouterError
 from service.errors import ApiError, from_router_error
@@ -73,7 +73,8 @@ class ChunkWriter:
         self._include_usage = include_usage
         self._logprobs = logprobs
         self._n_top = n_top
-        self._begun = False
+        self._begun: set[int] = set()
+        """The choices of which something was sent."""
         self._held: dict[str, Any] | None = None
         self._remote: Mapping[str, Any] | None = None
 
@@ -91,11 +92,22 @@ class ChunkWriter:
             case Served():
                 yield from self._end(item)
 
-    def _text(self, text: str, logprobs: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        if not self._begun:
-            self._begun = True
-            yield self._local([_delta({"role": "assistant", "content": ""})])
-        yield self._local([_delta({"content": text}, logprobs)])
+    def _text(
+        self, text: str, logprobs: dict[str, Any] | None = None, index: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        if index not in self._begun:
+            self._begun.add(index)
+            yield self._local([_delta({"role": "assistant", "content": ""}, index=index)])
+        yield self._local([_delta({"content": text}, logprobs, index)])
+
+    def _choice(self, choice: Choice, index: int) -> Iterator[dict[str, Any]]:
+        """Yield a local answer's choice, which is there at once."""
+        if self._logprobs:
+            entries = token_logprobs(choice, self._n_top)
+            for text, entry in zip(token_texts(choice), entries, strict=True):
+                yield from self._text(text, {"content": [entry], "refusal": None}, index)
+        if index not in self._begun:
+            yield from self._text(choice.text, index=index)
 
     def _pass_on(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Pass an upstream's chunk on under our id; hold its last one until the answer is whole.
@@ -111,7 +123,7 @@ class ChunkWriter:
             self._held = None
         chunk = {name: value for name, value in body.items() if name not in ("router", "usage")}
         chunk["id"] = self._envelope.id
-        self._begun = True
+        self._begun.update(choice.get("index", 0) for choice in choices)
         if any(choice.get("finish_reason") is not None for choice in choices):
             self._held = chunk
         else:
@@ -125,14 +137,13 @@ class ChunkWriter:
             self._remote = remote
             yield self._like_remote(deltas(remote))
             self._held = self._like_remote(finishes(remote))
-        elif remote is None and self._logprobs:
-            for text, entry in zip(
-                token_texts(answer), token_logprobs(answer, self._n_top), strict=True
-            ):
-                yield from self._text(text, {"content": [entry], "refusal": None})
-        if not self._begun and remote is None:
-            yield from self._text(answer.text)
-        last = self._held or self._chunk([finish_choice(answer.finish_reason)])
+        finished = [finish_choice(answer.finish_reason)]
+        if remote is None:
+            finished = []
+            for index, choice in enumerate(answer.choices):
+                yield from self._choice(choice, index)
+                finished.append(finish_choice(choice.finish_reason, index))
+        last = self._held or self._chunk(finished)
         router = router_object(answer, served.cache)
         if self._include_usage:
             yield last
@@ -180,8 +191,10 @@ def event(data: Mapping[str, Any]) -> bytes:
     return b"data: " + dumps(data) + b"\n\n"
 
 
-def _delta(delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+def _delta(
+    delta: dict[str, Any], logprobs: dict[str, Any] | None = None, index: int = 0
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
 
 def _error_body(exc: RouterError | ApiError) -> Mapping[str, Any]:

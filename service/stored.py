@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from router.answer import Answer, Decision, Usage
+from router.answer import Answer, Choice, Decision, Usage
 from uq.trace import Trace
 
 _render = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -22,13 +22,24 @@ class CorruptValueError(Exception):
     """A cached value is not what `encode` made."""
 
 
-class _Stored(BaseModel):
-    """`Answer` in JSON's own types; pieces are base64."""
+class _StoredChoice(BaseModel):
+    """`Choice` in JSON's own types."""
 
     model_config = ConfigDict(extra="forbid")
 
     text: str
     finish_reason: str
+    trace: dict[str, Any] | None = None
+    pieces: list[str] = []
+    top_pieces: list[list[str]] = []
+
+
+class _Stored(BaseModel):
+    """`Answer` in JSON's own types; pieces are base64."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    choices: list[_StoredChoice]
     decision: Decision
     usage_local: Usage | None
     usage_remote: Usage | None
@@ -36,9 +47,6 @@ class _Stored(BaseModel):
     saved_usd: float
     timings_ms: dict[str, float]
     remote_body: dict[str, Any] | None
-    trace: dict[str, Any] | None = None
-    pieces: list[str] = []
-    top_pieces: list[list[str]] = []
     at: float
 
 
@@ -55,8 +63,7 @@ def encode(answer: Answer, *, at: float, keep_trace: bool) -> bytes:
     The trace is large and only needed where the answer shows its log-probabilities.
     """
     stored: dict[str, Any] = {
-        "text": answer.text,
-        "finish_reason": answer.finish_reason,
+        "choices": [_stored(choice, keep_trace=keep_trace) for choice in answer.choices],
         "decision": _plain(replace(answer.decision, budget=None)),  # left at that time
         "usage_local": _plain(answer.usage_local),
         "usage_remote": _plain(answer.usage_remote),
@@ -66,14 +73,6 @@ def encode(answer: Answer, *, at: float, keep_trace: bool) -> bytes:
         "remote_body": None if answer.remote_body is None else dict(answer.remote_body),
         "at": at,
     }
-    if keep_trace and answer.trace is not None:
-        stored |= {
-            "trace": answer.trace.to_dict(),
-            "pieces": [b64encode(piece).decode() for piece in answer.pieces],
-            "top_pieces": [
-                [b64encode(piece).decode() for piece in step] for step in answer.top_pieces
-            ],
-        }
     # Half a surrogate pair, which an upstream may have sent, has no UTF-8: it becomes "?".
     return zlib.compress(_render(stored).encode("utf-8", "replace"), level=1)
 
@@ -82,19 +81,21 @@ def decode(value: bytes) -> Kept:
     """Return the answer that `value` encodes. Raises CorruptValueError for anything else."""
     try:
         stored = _Stored.model_validate_json(_decompressed(value))
+        first, *others = map(_choice, stored.choices)
         answer = Answer(
-            text=stored.text,
-            finish_reason=stored.finish_reason,
+            text=first.text,
+            finish_reason=first.finish_reason,
             decision=stored.decision,
             usage_local=stored.usage_local,
             usage_remote=stored.usage_remote,
             cost_usd=stored.cost_usd,
             saved_usd=stored.saved_usd,
             timings_ms=stored.timings_ms,
-            trace=None if stored.trace is None else Trace.from_dict(stored.trace),
-            pieces=tuple(_bytes(piece) for piece in stored.pieces),
-            top_pieces=tuple(tuple(_bytes(piece) for piece in step) for step in stored.top_pieces),
+            trace=first.trace,
+            pieces=first.pieces,
+            top_pieces=first.top_pieces,
             remote_body=stored.remote_body,
+            others=tuple(others),
         )
         return Kept(answer, stored.at)
     # Its ValidationError and binascii's Error are ValueErrors; a trace may lack a field.
@@ -104,6 +105,27 @@ def decode(value: bytes) -> Kept:
 
 def _plain(value: Decision | Usage | None) -> dict[str, Any] | None:
     return None if value is None else {f.name: getattr(value, f.name) for f in fields(value)}
+
+
+def _stored(choice: Choice, *, keep_trace: bool) -> dict[str, Any]:
+    stored = {"text": choice.text, "finish_reason": choice.finish_reason}
+    if not keep_trace or choice.trace is None:
+        return stored
+    return stored | {
+        "trace": choice.trace.to_dict(),
+        "pieces": [b64encode(piece).decode() for piece in choice.pieces],
+        "top_pieces": [[b64encode(piece).decode() for piece in step] for step in choice.top_pieces],
+    }
+
+
+def _choice(stored: _StoredChoice) -> Choice:
+    return Choice(
+        text=stored.text,
+        finish_reason=stored.finish_reason,
+        trace=None if stored.trace is None else Trace.from_dict(stored.trace),
+        pieces=tuple(_bytes(piece) for piece in stored.pieces),
+        top_pieces=tuple(tuple(_bytes(piece) for piece in step) for step in stored.top_pieces),
+    )
 
 
 def _bytes(piece: str) -> bytes:

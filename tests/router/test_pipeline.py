@@ -12,7 +12,7 @@ import pytest
 
 from calibration.artifact import Calibration
 from calibration.errors import ArtifactMismatch
-from router.answer import Answer, Decision, Need, Query, RemoteChunk, StreamEvent
+from router.answer import Answer, Decision, Mode, Need, Query, RemoteChunk, StreamEvent
 from router.binding import binding_of
 from router.engine.messages import (
     Completion,
@@ -20,6 +20,7 @@ from router.engine.messages import (
     GenerateRequest,
     Message,
     Sampler,
+    SampleRequest,
     StreamPart,
     TextDelta,
 )
@@ -48,6 +49,7 @@ from tests.router.fake_upstream import (
 from tests.router.no_follow_ups import NoFollowUps
 from tests.router.samples import engine_info, trace
 from tests.router.simple_engine import SimpleEngine
+from uq import Trace
 
 SURE = trace(("Pa", 0.999), ("ris", 0.999))
 UNSURE = trace(("Lo", 0.02), ("ndon", 0.03))
@@ -108,6 +110,38 @@ def query(**options: Any) -> Query:
 
 async def events_of(made: Pipeline, asked: Query) -> list[StreamEvent]:
     return [event async for event in made.stream(asked)]
+
+
+class SamplingEngine(FakeEngine):
+    """Gives `reply` first, then the other answers."""
+
+    def __init__(self, reply: Trace, *others: Trace) -> None:
+        super().__init__(reply)
+        self.others = others
+
+    async def sample(self, request: SampleRequest) -> tuple[Completion, ...]:
+        first = await self.generate(request.request)
+        return (first, *(Completion(other, EngineTimings()) for other in self.others))
+
+
+async def test_the_first_of_several_answers_decides_and_all_are_counted(folder: Path) -> None:
+    for first, second, route in ((SURE, UNSURE, "local"), (UNSURE, SURE, "remote")):
+        async with pipeline(SamplingEngine(first, second), folder, answer(completion())) as made:
+            given = await made.answer(query(n=2, sampler=Sampler(temperature=1.0)))
+        assert given.decision.route == route
+        assert given.usage_local is not None
+        assert given.usage_local.completion_tokens == len(first) + len(second)
+        texts = [choice.text for choice in given.choices]
+        assert texts == (["Paris", "London"] if route == "local" else ["four"])
+
+
+@pytest.mark.parametrize("mode", ["local", "auto"])
+async def test_several_answers_come_at_once_in_a_stream(folder: Path, mode: Mode) -> None:
+    async with pipeline(SamplingEngine(SURE, UNSURE), folder) as made:
+        decision, given = await events_of(made, query(n=2, mode=mode))
+    assert isinstance(decision, Decision)
+    assert isinstance(given, Answer)
+    assert [choice.text for choice in given.choices] == ["Paris", "London"]
 
 
 async def test_a_confident_answer_is_kept_and_saves_money(folder: Path) -> None:

@@ -14,6 +14,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from router.errors import CapabilityError, EngineBusy, PromptTooLong, UpstreamUnavailable
 from tests.service.scripted import (
     CONFIDENT,
+    LOCAL,
     LOCAL_STREAM,
     REMOTE,
     REMOTE_STREAM,
@@ -88,6 +89,21 @@ def test_the_clients_own_accumulator_understands_the_stream() -> None:
     assert final.choices[0].logprobs is not None
     assert len(final.choices[0].logprobs.content or ()) == 4
     assert final.usage is not None
+
+
+TWO = replace(LOCAL, others=(replace(LOCAL.choices[0], text="Hallo!", pieces=(), trace=None),))
+
+
+def test_several_choices() -> None:
+    pipeline = ScriptedPipeline(TWO, [CONFIDENT, TWO])
+    with client_of(pipeline) as client:
+        whole = client.chat.completions.create(model="auto", messages=MESSAGES, n=2)
+        with client.chat.completions.stream(model="auto", messages=MESSAGES, n=2) as stream:
+            streamed = stream.get_final_completion()
+    for answer in (whole, streamed):
+        assert [choice.message.content for choice in answer.choices] == ["Grüße!", "Hallo!"]
+        assert [choice.finish_reason for choice in answer.choices] == ["stop", "stop"]
+    assert [query.n for query in pipeline.queries] == [2, 2]
 
 
 def test_a_cut_stream_raises() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from router.answer import Need, Query
 from router.engine.messages import GREEDY, Message, Sampler
+from router.json_schema import json_grammar, schema_grammar
 from service.errors import ApiError
 from service.parse import parse_chat_request
 from service.query import to_query, wants_logprobs
@@ -134,6 +135,11 @@ def test_an_assistants_answer_may_be_sent_back_as_it_came() -> None:
     assert query(messages=[say("hi"), answer, say("bye")]).needs == ()
 
 
+def wants_schema(schema: dict[str, Any] | None, **fields: Any) -> dict[str, Any]:
+    wanted = {"name": "s", **({} if schema is None else {"schema": schema}), **fields}
+    return {"response_format": {"type": "json_schema", "json_schema": wanted}}
+
+
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -144,12 +150,10 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
         ({"tools": [TOOL]}, "tools"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"function_call": {"name": "f"}}, "function_call"),
-        ({"n": 2}, "n"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "s"}}},
-            "response_format",
-        ),
+        ({"n": 9}, "n"),
+        (wants_schema({"type": "string", "pattern": "a+"}), "response_format"),
+        (wants_schema({"$ref": "https://example.org/s"}), "response_format"),
+        ({"moderation": {"model": "m"}}, "moderation"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
@@ -196,7 +200,11 @@ def test_what_the_small_model_lacks_is_a_need(fields: dict[str, Any], param: str
         {"tool_choice": "none"},
         {"logit_bias": {"999": 1}},
         {"user": "u1", "metadata": {"k": "v"}, "store": False, "safety_identifier": "s"},
-        {"prompt_cache_key": "k"},
+        {"prompt_cache_key": "k", "prompt_cache_retention": "24h"},
+        {"prompt_cache_options": {"mode": "implicit"}},
+        {"n": 8},
+        {"response_format": {"type": "json_object"}},
+        wants_schema({"type": "object"}, strict=True),
     ],
 )
 def test_what_asks_for_nothing_special_is_no_need(fields: dict[str, Any]) -> None:
@@ -204,7 +212,27 @@ def test_what_asks_for_nothing_special_is_no_need(fields: dict[str, Any]) -> Non
 
 
 def test_a_need_says_what_it_is() -> None:
-    assert query(n=3).needs == (Need("n", "3 answers at once"),)
+    assert query(n=30).needs == (Need("n", "30 answers at once"),)
+
+
+def test_formats_become_grammars() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "null"}}}
+    assert query(response_format={"type": "text"}).sampler.grammar == ""
+    assert query(response_format={"type": "json_object"}).sampler.grammar == json_grammar()
+    assert query(**wants_schema(schema)).sampler.grammar == schema_grammar(schema)
+    assert query(**wants_schema(None)).sampler.grammar == json_grammar()
+
+
+def test_a_need_for_a_schema_says_what_of_it() -> None:
+    (need,) = query(**wants_schema({"type": "string", "pattern": "a+"})).needs
+    assert "`pattern`" in need.what
+
+
+def test_several_answers_are_drawn_unless_the_caller_wants_them_greedy() -> None:
+    assert query(n=2).sampler == Sampler(temperature=1.0)
+    assert query(n=2, seed=3, top_p=0.5).sampler == Sampler(1.0, top_p=0.5, seed=3)
+    assert query(n=2, temperature=0).sampler == GREEDY
+    assert query(n=2).n == 2
 
 
 @pytest.mark.parametrize("mode", ["auto", "local", "remote"])
@@ -243,9 +271,10 @@ def test_another_model_is_not_found() -> None:
         ({"parallel_tool_calls": True}, "parallel_tool_calls"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         (
-            {"response_format": {"type": "text", "json_schema": {}}},
+            {"response_format": {"type": "text", "json_schema": {"name": "s"}}},
             "response_format.json_schema",
         ),
+        (wants_schema({"type": "strnig"}), "response_format.json_schema.schema"),
         ({"logit_bias": {"hello": 1}}, "logit_bias"),
         ({"logit_bias": {"-5": 1}}, "logit_bias"),
     ],

@@ -34,6 +34,14 @@ def test_the_trace_is_kept_where_it_is_wanted() -> None:
     assert back.top_pieces == TOP_PIECES
 
 
+@pytest.mark.parametrize("keep_trace", [True, False])
+def test_further_choices_come_back(keep_trace: bool) -> None:
+    answer = replace(LOCAL, others=(replace(LOCAL.choices[0], text="Hallo!"),))
+    back, _ = stored.decode(stored.encode(answer, at=5.0, keep_trace=keep_trace))
+    assert [choice.text for choice in back.choices] == ["Grüße!", "Hallo!"]
+    assert back.choices[1].pieces == (PIECES if keep_trace else ())
+
+
 def test_the_trace_is_left_out_elsewhere() -> None:
     back, _ = stored.decode(stored.encode(LOCAL, at=5.0, keep_trace=False))
     assert back.trace is None
@@ -51,6 +59,12 @@ def packed(data: Any) -> bytes:
 
 GOOD: dict[str, Any] = json.loads(zlib.decompress(stored.encode(LOCAL, at=5.0, keep_trace=True)))
 
+FIRST = GOOD["choices"][0]
+
+
+def with_choice(**wrong: Any) -> bytes:
+    return packed({**GOOD, "choices": [{**FIRST, **wrong}]})
+
 
 @pytest.mark.parametrize(
     "value",
@@ -61,12 +75,13 @@ GOOD: dict[str, Any] = json.loads(zlib.decompress(stored.encode(LOCAL, at=5.0, k
         zlib.compress(b"not json"),
         packed([]),
         packed({}),
-        packed({**GOOD, "text": 5}),
+        packed({**GOOD, "choices": []}),
+        with_choice(text=5),
         packed({**GOOD, "more": 5}),
         packed({**GOOD, "decision": {"route": "moon", "reason": "confident"}}),
-        packed({**GOOD, "trace": {"text": "x"}}),
-        packed({**GOOD, "trace": {**GOOD["trace"], "tokens": [1]}}),
-        packed({**GOOD, "pieces": ["%"]}),
+        with_choice(trace={"text": "x"}),
+        with_choice(trace={**FIRST["trace"], "tokens": [1]}),
+        with_choice(pieces=["%"]),
         zlib.compress(b" " * (stored.MAX_DECODED_BYTES + 1)),
     ],
 )
