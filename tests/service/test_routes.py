@@ -192,6 +192,7 @@ async def test_the_api_describes_itself() -> None:
         "/v1/feedback",
         "/v1/models",
         "/v1/models/{model_id}",
+        "/v1/budget",
         "/v1/cache",
         "/v1/calibration",
         "/v1/calibration/reload",
