@@ -13,19 +13,22 @@ gateway that listens on this machine only answers only to names that lead nowher
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.account import ANONYMOUS, Account
 from router.config import Settings, listens_here_only
 from router.keystore import ApiKey, KeyStore
 from service.errors import ApiError
 from service.key_ring import KeyRing
+from service.limits import limit_headers, limited
 from service.peer import Peer, is_own_page, leads_here, peer_of, place_of
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
@@ -134,17 +137,35 @@ class KeyCheck:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state: dict[str, Any] = scope.setdefault("state", {})
         try:
             caller = self._gate.admit(scope)
+            state["caller"] = caller
+            state["account"] = account = caller.account
+            if caller.keyed:
+                state["log"]["account"] = account.id
+            if limited(account) and scope["method"] not in _FREE:
+                left = await scope["app"].state.gateway.limits.take(account)
+                send = _with_headers(send, limit_headers(account, left))
         except ApiError as refused:
             await refused.response()(scope, receive, send)
             return
-        state: dict[str, Any] = scope.setdefault("state", {})
-        state["caller"] = caller
-        state["account"] = caller.account
-        if caller.keyed:
-            state["log"]["account"] = caller.account.id
         await self._app(scope, receive, send)
+
+
+_FREE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""What rate limits don't count: it asks for no work."""
+
+
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    """Return a `send` that adds `headers` to the response."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return send_with_headers
 
 
 def account_of(request: Request) -> Account:

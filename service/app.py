@@ -26,6 +26,7 @@ from service.books import Books
 from service.disconnect import ClientGoneError
 from service.errors import ApiError, bad_request, from_http_exception, from_router_error
 from service.gateway import Gateway, build_cache, build_rules
+from service.limits import build_limits
 from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.openai import ChatRequest
@@ -87,6 +88,8 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
                 running.budgets.on_fault = partial(books.fault, "budget")
             cache = build_cache(settings, measured)
             stack.push_async_callback(cache.close)
+            limits = build_limits(settings, measured.limit_errors.inc)
+            stack.push_async_callback(limits.close)
             await running.start()
             auditor = build_auditor(
                 settings,
@@ -97,7 +100,14 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
                 budgets=running.budgets,
             )
             gateway = Gateway(
-                settings, running, cache, measured, books=books, auditor=auditor, rules=rules
+                settings,
+                running,
+                cache,
+                measured,
+                books=books,
+                auditor=auditor,
+                rules=rules,
+                limits=limits,
             )
             app.state.gateway = gateway
             stack.push_async_callback(gateway.close)

@@ -35,10 +35,11 @@ from service.keys import (
     calibration_part,
     worth_keeping,
 )
+from service.limits import Limits, MemoryLimits
 from service.metrics import Metrics
 from service.ports import CalibrationPort, EnginePort, PipelinePort
 from service.query import wants_logprobs
-from service.replies import CacheStatus, usage_object
+from service.replies import CacheStatus, answer_usage, usage_object
 from service.single_flight import SingleFlight
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Gateway:
 
     `pipeline` has been started. Who made it, the cache and the ledger of the `books` closes them,
     after `close`. Without `books` nothing is recorded, without an `auditor` nothing is audited,
-    without `rules` a query is `local_only` only if it says so.
+    without `rules` a query is `local_only` only if it says so. `limits` default to this process's.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Gateway:
         books: Books | None = None,
         auditor: Auditor | None = None,
         rules: Rules | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.settings = settings
         self.pipeline = pipeline
@@ -100,6 +102,7 @@ class Gateway:
         self.metrics = metrics
         self.books = Books(None, metrics) if books is None else books
         self.auditor = auditor
+        self.limits = MemoryLimits() if limits is None else limits
         self._rules = rules
         self.info: EngineInfo = pipeline.engine.info
         self.created = int(time.time())
@@ -223,6 +226,7 @@ class Gateway:
             async for item in items:
                 if isinstance(item, Served):
                     served = item
+        await self._charge(query, served)
         return served
 
     def stream(
@@ -232,13 +236,38 @@ class Gateway:
 
         Raises as `answer`; before the StreamHead nothing has been sent, after it the answer is cut.
         """
-        return self._follow(query, use, id, stream=True)
+        items = self._follow(query, use, id, stream=True)
+        return items if query.account.tokens_per_minute is None else self._charged(query, items)
 
     async def route(self, query: Query) -> Served:
         """Return the local answer and what would become of it. Neither cached nor shared."""
         answer = await self.pipeline.route(query)
         self.metrics.worked(answer)
-        return Served(answer, "bypass")
+        served = Served(answer, "bypass")
+        await self._charge(query, served)
+        return served
+
+    async def _charge(self, query: Query, served: Served) -> None:
+        """Take the answer's tokens from what its account may use."""
+        if query.account.tokens_per_minute is not None:
+            await self.limits.charge(query.account, answer_usage(served.answer)["total_tokens"])
+
+    async def _charged(
+        self, query: Query, items: AsyncGenerator[StreamItem, None]
+    ) -> AsyncGenerator[StreamItem, None]:
+        """Charge for a stream; for one that is broken off, by its pieces, about a token each."""
+        pieces = 0
+        try:
+            async for item in items:
+                if isinstance(item, Served):
+                    pieces = 0
+                    await self._charge(query, item)
+                elif not isinstance(item, StreamHead):
+                    pieces += 1
+                yield item
+        finally:
+            await items.aclose()
+            await self.limits.charge(query.account, pieces)
 
     async def _follow(
         self, query: Query, use: CacheUse, id: str | None, *, stream: bool

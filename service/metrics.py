@@ -77,6 +77,11 @@ class Metrics:
         self.cache_errors = Counter(
             "router_cache_errors", "Faults of the cache", ["operation"], registry=registry
         )
+        self.limit_errors = Counter(
+            "router_limit_errors",
+            "Faults of the Redis that counts rate limits; meanwhile each gateway counts alone",
+            registry=registry,
+        )
         self.calibration_reloads = Counter(
             "router_calibration_reloads",
             "Calibrations taken over while running: ok, unchanged, or failed",
