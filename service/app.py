@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,6 +27,7 @@ from service.books import Books
 from service.disconnect import ClientGoneError
 from service.errors import ApiError, bad_request, from_http_exception, from_router_error
 from service.gateway import Gateway, build_cache, build_rules
+from service.hardening import CORS_EXPOSED
 from service.limits import build_limits
 from service.metrics import Metrics
 from service.middleware import RequestContext
@@ -118,9 +120,18 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
         version=version("seek-stronger"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        redoc_url=None,  # says the same as /docs
     )
     # From the innermost to the outermost.
     app.add_middleware(KeyCheck, gate=gate)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=CORS_EXPOSED,
+        )
     app.add_middleware(RequestContext, metrics=measured)
     for part in (chat, route, feedback, budget, models, cache, calibration, health, metrics):
         app.include_router(part.router)

@@ -12,9 +12,11 @@
 | from a web page that may not ask  | 403    | forbidden_origin, forbidden_host |
 | no such URL, no such model        | 404    | unknown_url, model_not_found |
 | wrong method                      | 405    | method_not_allowed         |
+| the body comes too slowly         | 408    | request_timeout            |
 | ArtifactError on a reload         | 409    | calibration_unusable       |
 | body too large, not JSON          | 413, 415 | request_too_large, unsupported_media_type |
 | BudgetSpent                       | 429    | insufficient_quota         |
+| a key's limit is reached          | 429    | rate_limit_exceeded        |
 | UpstreamRejected                  | the upstream's | the upstream's     |
 | UpstreamUnavailable               | 502    | upstream_unavailable       |
 | EngineBusy, EngineDown            | 503    | engine_busy, engine_down   |

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
 from service.errors import internal_error
+from service.hardening import harden
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                caller = scope["state"].get("caller")
+                harden(message["headers"], scope["path"], keyed=caller is not None and caller.keyed)
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service import strict_json
+from service.disconnect import ClientGoneError
 from service.errors import ApiError, bad_request
 from service.openai import (
     ChatMessage,
@@ -23,6 +25,9 @@ from service.openai import (
 
 MAX_BODY_BYTES = 32 * 2**20
 """Larger than any context holds in text; room for images that go to the upstream."""
+
+BODY_SECONDS = 60.0
+"""How long a body may take to arrive: 32 MiB in it are 4.5 Mbit/s."""
 
 OTHER_NAMES = {
     "input": "messages",
@@ -74,6 +79,7 @@ async def read_request(request: Request, model: type[M]) -> Parsed[M]:
             "send 'application/json'.",
             code="unsupported_media_type",
         )
+    _refuse_large(request)
     return _parse(await _read_body(request), model)
 
 
@@ -97,15 +103,35 @@ def _parse(data: bytes, model: type[M]) -> Parsed[M]:
 
 async def _read_body(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(
-                413,
-                f"The request is larger than {MAX_BODY_BYTES // 2**20} MiB.",
-                code="request_too_large",
-            )
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise ApiError(
+            408,
+            f"The request's body was not there within {BODY_SECONDS:g} s.",
+            code="request_timeout",
+            headers={"Connection": "close"},
+        ) from None
+    except ClientDisconnect:
+        raise ClientGoneError from None
     return bytes(body)
+
+
+def _refuse_large(request: Request) -> None:
+    """Raise for a body that says itself that it is too large."""
+    said = request.headers.get("content-length", "")
+    if said.isascii() and said.isdigit() and int(said[:20]) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _too_large() -> ApiError:
+    return ApiError(
+        413, f"The request is larger than {MAX_BODY_BYTES // 2**20} MiB.", code="request_too_large"
+    )
 
 
 def _explain(errors: Sequence[ErrorDetails], model: type[BaseModel]) -> ApiError:
