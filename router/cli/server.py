@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 
 from calibration.errors import CalibrationError
+from router.cli.protocol import GuardedProtocol
 from router.errors import RouterError
 
 log = logging.getLogger("router.server")
@@ -82,9 +83,10 @@ def run(
     guard = _Guard(app)
     config = uvicorn.Config(
         guard,
+        http=GuardedProtocol,
         lifespan="on",
         log_level="info" if log_level == "debug" else "warning",
-        access_log=log_level == "debug",
+        access_log=False,  # the application logs requests, without what their URLs may hold
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     server = _Server(config, ready, on_hang_up)
