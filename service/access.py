@@ -14,8 +14,7 @@ gateway that listens on this machine only answers only to names that lead nowher
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends
@@ -35,8 +34,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect",
 """What anybody may see: whether it lives, and what its API is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who sent a request, as found out before it is looked at.
 
     Attributes

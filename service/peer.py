@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from starlette.types import Scope
 
@@ -17,8 +16,7 @@ _PASSED_ON = (b"forwarded", b"via", b"x-real-ip", b"x-forwarded-")
 Place = Literal["here", "proxy", "elsewhere"]
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """What one request says of its sender.
 
     Attributes
