@@ -22,7 +22,7 @@ import ctypes
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
@@ -35,6 +35,7 @@ from benchmarks.speculation_tasks import TASKS
 from router.engine.llama import devices
 from router.engine.local import LocalEngine
 from router.engine.messages import Completion, EngineConfig, GenerateRequest, Message
+from router.errors import EngineError
 from router.models import resolve_model
 
 CACHE = Path.home() / ".cache/router-bench"
@@ -46,6 +47,8 @@ TYPES = {
     "q3_k": lib.LLAMA_FTYPE_MOSTLY_Q3_K_S,
     "q2_k": lib.LLAMA_FTYPE_MOSTLY_Q2_K,
 }
+Clock = Callable[[], float]
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +59,20 @@ class Pace:
     in_all: float
 
 
-async def answer(engine: LocalEngine, prompt: str, tenant: str, n: int) -> tuple[Completion, Pace]:
+async def answer(
+    engine: LocalEngine, prompt: str, tenant: str, n: int, clock: Clock
+) -> tuple[Completion, Pace]:
     """Ask as somebody of whom the cache knows nothing."""
-    request = GenerateRequest((Message("user", prompt),), max_tokens=n, tenant=tenant)
-    began = time.perf_counter()
-    completion = await engine.generate(request)
-    seconds = time.perf_counter() - began
-    tokens, timings = len(completion.trace), completion.timings
-    writing = (timings.decode + timings.uq) / 1e3
-    return completion, Pace((tokens - 1) / writing if tokens > 1 else 0.0, tokens / seconds)
+    request = GenerateRequest((Message("user", prompt),), max_tokens=n, tenant=tenant, stream=True)
+    began = clock()
+    first = 0.0
+    async for event in engine.stream(request):
+        first = first or clock()
+        if isinstance(event, Completion):
+            end, tokens = clock(), len(event.trace)
+            writing = (tokens - 1) / (end - first) if tokens > 1 else 0.0
+            return event, Pace(writing, tokens / (end - began))
+    raise EngineError("the engine ended an answer without completing it")
 
 
 def converted(path: Path, to: str) -> Path:
@@ -114,6 +122,7 @@ Found = dict[str, list[list[Pair]]]
 
 async def compare(plain: LocalEngine, guessing: LocalEngine, options: argparse.Namespace) -> Found:
     """Ask both all there is to ask."""
+    clock = time.process_time if options.cpu_time else time.perf_counter
     tasks = {kind: TASKS[kind] for kind in options.tasks}
     found: Found = {kind: [[] for _ in prompts] for kind, prompts in tasks.items()}
     tenants = map(str, itertools.count())
@@ -123,7 +132,8 @@ async def compare(plain: LocalEngine, guessing: LocalEngine, options: argparse.N
                 got: dict[bool, tuple[Completion, Pace]] = {}
                 for guesses in (i % 2 == 0, i % 2 == 1):
                     engine = guessing if guesses else plain
-                    got[guesses] = await answer(engine, prompt, next(tenants), options.tokens)
+                    tenant = next(tenants)
+                    got[guesses] = await answer(engine, prompt, tenant, options.tokens, clock)
                 (plain_answer, without), (guessed, with_it) = got[False], got[True]
                 pairs.append(Pair(without, with_it, plain_answer, guessed))
     return found
@@ -156,7 +166,7 @@ async def run(options: argparse.Namespace) -> None:
         str(converted(resolve_model(options.model), options.convert)),
         context=1024,
         slots=1,
-        threads=options.threads,
+        threads=1 if options.cpu_time else options.threads,
         n_gpu_layers=0,
         hidden_layers=(),
     )
@@ -197,6 +207,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count CPU seconds of one thread, where others use the machine",
+    )
     options = parser.parse_args(arguments)
     now = machine()
     print(f"{now['cpu']}, load {now['load_before']:.1f} before; {options.rounds} rounds\n")
