@@ -7,6 +7,7 @@ an error in all of them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import tomllib
@@ -14,8 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import annotated_types
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -23,11 +23,15 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from router.errors import ConfigError
+from router.upstreams import entry
+from router.upstreams.entry import UpstreamEntry
+from router.urls import checked_origin, checked_redis, checked_upstream, public_url
 
 PREFIX = "ROUTER_"
 CONFIG_FILE = "router.toml"
@@ -110,6 +114,14 @@ class Settings(BaseSettings):
     )
     upstream_price_out: Price = Field(
         default=0.0, description="Price of the upstream's answer tokens, USD per million"
+    )
+    upstreams: Annotated[tuple[UpstreamEntry, ...], NoDecode] = Field(
+        default=(),
+        description="Several upstreams in place of one: tables [[upstreams]], see upstreams.md",
+    )
+    upstream_hedge: Literal["off", "on"] = Field(
+        default="off",
+        description="Whether a slow upstream makes a second one be asked; the first answer counts",
     )
     budget_usd_per_day: Price = Field(
         default=0.0, description="USD the upstream may cost in a day (UTC); 0 sets no limit"
@@ -291,12 +303,26 @@ class Settings(BaseSettings):
     def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
-        return _checked_upstream(value) if info.field_name == "upstream" else _checked_redis(value)
+        return checked_upstream(value) if info.field_name == "upstream" else checked_redis(value)
+
+    @field_validator("upstreams", mode="before")
+    @classmethod
+    def _read_upstreams(cls, value: Any) -> Any:
+        return entry.read_entries(value)
+
+    @field_validator("upstreams")
+    @classmethod
+    def _check_upstreams(
+        cls, value: tuple[UpstreamEntry, ...], info: ValidationInfo
+    ) -> tuple[UpstreamEntry, ...]:
+        if value and info.data.get("upstream"):
+            raise ValueError("`upstream` is set too; make it one of the tables, or leave it out")
+        return entry.check_names(value)
 
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: str) -> str:
-        return ",".join(_checked_origin(part) for part in value.split(",") if part.strip())
+        return ",".join(checked_origin(part) for part in value.split(",") if part.strip())
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -308,25 +334,37 @@ class Settings(BaseSettings):
             yield name, public_url(value) if name in _URLS and value else value
 
     def upstream_key(self, environ: Mapping[str, str] | None = None) -> str | None:
-        """Return the upstream's key from the variable that `upstream_key_env` names.
+        """Return the key of `upstream` from the variable that `upstream_key_env` names.
 
-        None when no variable is named, or it is unset or blank. White space around the key is
-        dropped: keys read from files end in a newline, which no HTTP header may hold.
-
-        Raises
-        ------
-        ConfigError
-            The key holds characters that an HTTP header can't carry. The message never shows it.
+        None when no variable is named, or it is unset or blank. Raises ConfigError for a key that
+        no HTTP header can carry.
         """
-        if not self.upstream_key_env:
-            return None
-        key = (os.environ if environ is None else environ).get(self.upstream_key_env, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise ConfigError(
-                f"the variable {self.upstream_key_env} (named by upstream_key_env) holds "
-                "characters that no key has, such as a line break or a curly quote; set it again"
+        return entry.key_in(self.upstream_key_env, environ, "upstream_key_env")
+
+    def upstream_entries(self) -> tuple[UpstreamEntry, ...]:
+        """Return all upstreams, those that are asked first first; `upstream` is one of that name.
+
+        What a table leaves out is filled in from ``upstream_...``.
+        """
+        entries = self.upstreams
+        if self.upstream is not None:
+            single = UpstreamEntry(
+                name="upstream",
+                url=self.upstream,
+                model=self.upstream_model,
+                key_env=self.upstream_key_env,
+                price_in=self.upstream_price_in,
+                price_out=self.upstream_price_out,
             )
-        return key or None
+            entries = (single,)
+        filled = [one.model_copy(update=self._left_out(one)) for one in entries]
+        return tuple(sorted(filled, key=lambda one: one.priority))
+
+    def _left_out(self, one: UpstreamEntry) -> dict[str, Any]:
+        names = ("connect_timeout", "read_timeout", "total_timeout", "retries")
+        return {
+            name: getattr(self, f"upstream_{name}") for name in names if getattr(one, name) is None
+        }
 
 
 _URLS = frozenset({"upstream", "redis_url"})
@@ -357,7 +395,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     file = _file_layer(config, environ)
     flags = _Layer("{flag}", dict(overrides or {}))
-    key_names = (layer.values.get("upstream_key_env") for layer in (file, flags))
+    key_names = [name for layer in (file, flags) for name in _key_names(layer.values)]
     layers = (file, _environment_layer(environ, exempt=key_names), flags)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -396,16 +434,6 @@ def variable(name: str) -> str:
 def allowed(name: str) -> str:
     """Say in words which values a setting takes: ``a whole number from 0 to 65535``."""
     return _ALLOWED.get(name) or _allowed(Settings.model_fields[name])
-
-
-def public_url(url: str) -> str:
-    """Return `url` with user name, password and query replaced by ``***``, fit for logs."""
-    scheme, mark, rest = url.partition("://")
-    if "@" in rest.partition("?")[2]:
-        return f"{scheme}{mark}***"  # a ? in a password, or an @ in the query: no telling which
-    _, at, place = rest.rpartition("@")
-    place, question, _ = place.partition("?")
-    return f"{scheme}{mark}{'***@' if at else ''}{place}{'?***' if question else ''}"
 
 
 def listens_here_only(host: str) -> bool:
@@ -450,10 +478,20 @@ def _environment_layer(environ: Mapping[str, str], exempt: Iterable[Any]) -> _La
     ours = {name: value for name, value in environ.items() if value and name.startswith(PREFIX)}
     values = _Environment(ours)()
     # The key itself may live in a variable of our prefix, such as ROUTER_UPSTREAM_KEY.
-    no_settings = {*_NOT_SETTINGS, *exempt, values.get("upstream_key_env")}
+    no_settings = {*_NOT_SETTINGS, *exempt, *_key_names(values)}
     for name in ours.keys() - no_settings:
         values.setdefault(name.removeprefix(PREFIX).lower(), ours[name])
     return _Layer("{variable}", values)
+
+
+def _key_names(values: Mapping[str, Any]) -> Iterator[str]:
+    """The variables that hold keys, as far as that can be told before anything is checked."""
+    yield from (name for name in [values.get("upstream_key_env")] if isinstance(name, str))
+    with contextlib.suppress(ValueError):  # it is told of when the values are checked
+        entries = entry.read_entries(values.get("upstreams", ()))
+        for one in entries if isinstance(entries, list | tuple) else ():
+            if isinstance(one, Mapping) and isinstance(one.get("key_env"), str):
+                yield one["key_env"]
 
 
 def _file_layer(config: Path | None, environ: Mapping[str, str]) -> _Layer:
@@ -487,6 +525,9 @@ def _explain(error: ValidationError, values: Mapping[str, Any], sources: Mapping
     lines: dict[str, str] = {}  # a union reports each of its members: one line a setting is enough
     for item in error.errors():
         name = str(item["loc"][0])
+        if name == "upstreams":
+            lines.setdefault(*entry.explain(cast(Mapping[str, Any], item), sources[name]))
+            continue
         shown = _shown(name, values[name])
         own_words = item["type"] == "value_error" and str(item["ctx"]["error"])
         reason = own_words or f"allowed is {allowed(name)}"
@@ -505,6 +546,7 @@ def _shown(name: str, value: Any) -> str:
 _ALLOWED = {
     "tensor_split": "numbers with commas between them, such as 3,1",
     "cors_origins": "origins with commas between them, such as https://app.example.org",
+    "upstreams": entry.ALLOWED_LIST,
     "upstream": "a URL such as http://127.0.0.1:9000/v1",
     "redis_url": "a URL such as redis://127.0.0.1:6379/0",
     "upstream_key_env": "the name of an environment variable, not the key itself",
@@ -538,46 +580,3 @@ def _bounds(metadata: list[Any]) -> Iterator[str]:
         yield f"from {low} to {high}" if high is not None else f"of at least {low}"
     else:
         yield f"above {above}" + (f" and at most {high}" if high is not None else "")
-
-
-def _checked_upstream(url: str) -> str:
-    parts = _split(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it must look like http://HOST:PORT/v1 or https://HOST/v1")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError(
-            "it must not hold a user name or password; put the key in an environment variable "
-            "and its name in upstream_key_env"
-        )
-    if parts.query or parts.fragment:
-        raise ValueError("it must end with the path, without ? or #")
-    return url.strip().rstrip("/")
-
-
-def _checked_origin(origin: str) -> str:
-    parts = _split(origin)
-    whole = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
-    if not whole or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError(
-            f"{origin.strip()!r} is no web page's origin; it is a scheme, a host and perhaps a "
-            "port, such as https://app.example.org (a * would let in every page there is)"
-        )
-    return origin.strip().rstrip("/").lower()
-
-
-def _checked_redis(url: str) -> str:
-    parts = _split(url)
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("it must begin with redis://, rediss:// or unix://")
-    return url
-
-
-def _split(url: str) -> SplitResult:
-    if any(char.isspace() for char in url.strip()):
-        raise ValueError("it must not hold white space")
-    try:
-        parts = urlsplit(url.strip())
-        _ = parts.port  # urlsplit reads the port only when asked
-    except ValueError as error:
-        raise ValueError(f"it is not a URL: {error}") from None
-    return parts

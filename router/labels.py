@@ -24,7 +24,6 @@ from calibration.items import Item, Question
 from calibration.records import Key
 from router.agreement import agrees
 from router.llm_answers import (
-    FREE,
     LlmAnswer,
     LlmAnswers,
     LlmLog,
@@ -35,7 +34,7 @@ from router.llm_answers import (
     ask_one,
     key_of,
 )
-from router.pipeline import Prices
+from router.prices import FREE, Prices
 from router.remote import Upstream
 
 __all__ = [

@@ -16,15 +16,13 @@ from calibration.items import Item, Question
 from calibration.records import Key
 from router.answer import Usage
 from router.errors import ConfigError, UpstreamRejected, UpstreamUnavailable
-from router.pipeline import Prices
+from router.prices import FREE, Prices
 from router.remote import Upstream
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Question | Item)
 
 FORMAT = 1
-
-FREE = Prices()
 
 ROOM = 1024
 """Tokens that the LLM may take for an answer; more where the question gives more."""

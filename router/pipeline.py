@@ -52,6 +52,7 @@ from router.errors import (
 from router.judge import AS_CALIBRATED, Judge, Stance, degraded, uncertified
 from router.live import Live
 from router.live_watch import Charge, Watch
+from router.prices import FREE, Prices
 from router.reload import Reloaded, reloaded
 from router.remote import RemoteAnswer, Upstream, is_usage_chunk
 from router.signals import gather
@@ -68,18 +69,6 @@ _FORCED: frozenset[Reason] = frozenset({"policy", "capability", "busy", "uncalib
 
 _SEED = 0
 """Of the samples: the same question and answer draw the same ones, and get the same decision."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """USD per million tokens of the upstream: prompt, answer."""
-
-    prompt: float = 0.0
-    answer: float = 0.0
-
-    def cost(self, usage: Usage) -> float:
-        """USD that `usage` costs at the upstream."""
-        return (usage.prompt_tokens * self.prompt + usage.completion_tokens * self.answer) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +130,7 @@ class Pipeline:
         *,
         calibration_folder: str = "",
         upstream: Upstream | None = None,
-        prices: Prices = Prices(),
+        prices: Prices = FREE,
         live: Live | None = None,
         look: Look = LOOK,
         budgets: Budgets | None = None,

@@ -33,9 +33,10 @@ from tenacity import (
 )
 
 from router import remote_body, sse
-from router.config import Settings, public_url
+from router.config import Settings
 from router.errors import UpstreamRejected, UpstreamUnavailable
 from router.remote_body import BadBodyError, RemoteAnswer, is_usage_chunk, usage_of
+from router.urls import public_url
 
 __all__ = ["RemoteAnswer", "Timeouts", "Upstream", "is_usage_chunk", "usage_of"]
 

@@ -23,7 +23,7 @@ from router.config import Settings
 from router.errors import LedgerError, UpstreamError
 from router.ledger import Label
 from router.live import Live
-from router.pipeline import Prices
+from router.prices import Prices
 from router.remote_body import RemoteAnswer
 from service.books import WHOLE, Books, local_text
 from service.metrics import Metrics

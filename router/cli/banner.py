@@ -8,8 +8,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from router.config import Settings, listens_here_only, public_url
+from router.config import Settings, listens_here_only
 from router.engine.messages import EngineInfo
+from router.urls import public_url
 
 
 class CalibrationFacts(Protocol):

@@ -15,8 +15,9 @@ import click
 from calibration.errors import CalibrationError
 from router.cli.doctor_bench import BUDGET, Bench
 from router.cli.options import settings_options
-from router.config import Settings, public_url
+from router.config import Settings
 from router.errors import RouterError
+from router.urls import public_url
 
 if TYPE_CHECKING:
     from router.engine.messages import EngineInfo

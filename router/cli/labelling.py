@@ -27,7 +27,7 @@ from router.config import Settings
 from router.errors import ConfigError
 from router.labels import LlmLabels, ask_llm_outcomes, items_for_llm, label_by_llm
 from router.llm_answers import LlmProgress, ask_llm
-from router.pipeline import Prices
+from router.prices import Prices
 from router.remote import Upstream
 from uq.signals import Signal
 

@@ -60,7 +60,7 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
 
 def _option(name: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     default = Settings.model_fields[name].default
-    shown = "" if default in (None, "") else f"  [default: {default}]"
+    shown = "" if default in (None, "", ()) else f"  [default: {default}]"
     # Values stay text here: `load_settings` reads them as it reads variables, with one wording
     # for what is wrong.
     return click.option(flag(name), name, metavar=_metavar(name), help=description(name) + shown)
@@ -68,6 +68,8 @@ def _option(name: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
 
 def _metavar(name: str) -> str:
     annotation = Settings.model_fields[name].annotation
+    if get_origin(annotation) is tuple:
+        return "JSON"
     if get_origin(annotation) is not None and annotation != str | None:
         words = allowed(name).split(" or ")
         return "|".join("N" if " " in word else word for word in words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from router.config import (
     description,
     flag,
     load_settings,
-    public_url,
     setting_names,
     variable,
 )
 from router.errors import ConfigError
+from router.urls import public_url
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +138,8 @@ OTHER: dict[str, Any] = {
     "budget_usd_per_day": 2.5,
     "budget_usd_per_month": 40.0,
     "upstream_price_out": 0.6,
+    "upstreams": '[{"name": "a", "url": "http://h/v1"}]',
+    "upstream_hedge": "on",
     "redis_url": "redis://h:1/2",
     "cache_size": 3,
     "cache_ttl": 4,
@@ -176,7 +179,7 @@ OTHER: dict[str, Any] = {
 
 
 def _toml(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return json.dumps(value) if isinstance(value, str) else str(value)
 
 
 class TestUnknownNames:

@@ -26,7 +26,7 @@ from router.live import Live
 from router.live_control import control_of
 from router.live_drift import tightened
 from router.live_watch import MOST_WAITING, SPOT_CHECKS, LiveState
-from router.pipeline import Prices
+from router.prices import Prices
 from tests.redis_server import RedisServer
 from tests.router.calibrations import EARLY_STOP, GATE, PROBES
 from tests.router.test_pipeline import events_of, query

@@ -13,7 +13,7 @@ from calibration.errors import DataError
 from router.answer import Usage
 from router.errors import ConfigError, UpstreamRejected, UpstreamUnavailable
 from router.llm_answers import ROOM, LlmProgress, ask_llm
-from router.pipeline import Prices
+from router.prices import Prices
 from tests.router.fake_upstream import Step, silence
 from tests.router.llm import BUSY, DOWN, REJECTION, cut_answer, llm, prompts, question
 

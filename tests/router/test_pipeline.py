@@ -33,7 +33,8 @@ from router.errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from router.pipeline import Pipeline, Prices
+from router.pipeline import Pipeline
+from router.prices import Prices
 from router.remote import Upstream
 from tests.calibration.test_fit import fit, make_records
 from tests.router.fake_upstream import (

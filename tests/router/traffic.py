@@ -16,7 +16,8 @@ from router.budget import Budgets
 from router.engine.messages import Completion, EngineTimings, GenerateRequest
 from router.errors import UpstreamUnavailable
 from router.live import Live
-from router.pipeline import Pipeline, Prices
+from router.pipeline import Pipeline
+from router.prices import Prices
 from router.remote import Upstream
 from router.remote_body import RemoteAnswer
 from tests.router.calibrations import INFO, calibration, falling

@@ -18,7 +18,7 @@ from router.config import Settings
 from router.engine.messages import Message
 from router.errors import LedgerError, UpstreamUnavailable
 from router.ledger import Decided, Label, SqliteLedger
-from router.pipeline import Prices
+from router.prices import Prices
 from router.remote import Upstream
 from router.remote_body import RemoteAnswer
 from service.audit import CONCURRENCY, MAX_WAITING, Auditor, build_auditor, upstream_label

@@ -16,7 +16,8 @@ from router.config import Settings
 from router.errors import LedgerError
 from router.ledger import SqliteLedger
 from router.live import Live
-from router.pipeline import Pipeline, Prices
+from router.pipeline import Pipeline
+from router.prices import Prices
 from service.app import create_app
 from tests.router.traffic import LLM, WORSE, Engine, held_out, perplexities
 from tests.service.scripted import QUESTION, client_of, running
