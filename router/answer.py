@@ -167,7 +167,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A routed answer. `remote_body` is the upstream's own response object when route is remote.
+    """A routed answer. `remote_body` is the upstream's own response object when route is remote,
+    `upstream` the name of who gave it.
 
     `timings_ms` has the keys queue, prefill, decode, uq, remote, total. `others` are a local
     answer's further choices, of a query that wants several.
@@ -185,6 +186,7 @@ class Answer:
     pieces: tuple[bytes, ...] = ()
     top_pieces: tuple[tuple[bytes, ...], ...] = ()
     remote_body: Mapping[str, Any] | None = None
+    upstream: str = ""
     others: tuple[Choice, ...] = ()
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from pydantic_settings import (
 )
 
 from router.errors import ConfigError
+from router.prices import Prices
 from router.upstreams import entry
 from router.upstreams.entry import UpstreamEntry
 from router.urls import checked_origin, checked_redis, checked_upstream, public_url
@@ -359,6 +361,17 @@ class Settings(BaseSettings):
             entries = (single,)
         filled = [one.model_copy(update=self._left_out(one)) for one in entries]
         return tuple(sorted(filled, key=lambda one: one.priority))
+
+    def upstream_prices(self) -> Prices:
+        """Return the prices of the upstream that is asked first, or would be if one were set."""
+        if self.upstreams:
+            return self.upstream_entries()[0].prices
+        return Prices(self.upstream_price_in, self.upstream_price_out)
+
+    def upstream_identity(self) -> str:
+        """Return what of the upstreams their answers depend on, as text."""
+        kept = {"url", "api", "model", "models"}
+        return json.dumps([one.model_dump(include=kept) for one in self.upstream_entries()])
 
     def _left_out(self, one: UpstreamEntry) -> dict[str, Any]:
         names = ("connect_timeout", "read_timeout", "total_timeout", "retries")

@@ -95,7 +95,14 @@ class UpstreamError(RouterError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """The upstream refused, timed out, was reset, or kept answering 429/5xx."""
+    """The upstream refused, timed out, was reset, or kept answering 429/5xx.
+
+    `retry_after` is in seconds: when it may be asked again; None when nobody knows.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class UpstreamRejected(UpstreamError):

@@ -54,9 +54,11 @@ from router.live import Live
 from router.live_watch import Charge, Watch
 from router.prices import FREE, Prices
 from router.reload import Reloaded, reloaded
-from router.remote import RemoteAnswer, Upstream, is_usage_chunk
+from router.remote import RemoteAnswer, is_usage_chunk
 from router.signals import gather
 from router.streaming import StreamSummary, first_chunk, pieces_of
+from router.upstreams.pool import LLM, UpstreamPool
+from router.upstreams.stream import RemoteStream
 from uq import Trace
 
 log = logging.getLogger("router.pipeline")
@@ -115,7 +117,7 @@ class _Rule:
 
 
 class Pipeline:
-    """Routes queries between one engine and at most one upstream.
+    """Routes queries between one engine and an upstream, if there is one, or several as one.
 
     `start` loads the model and checks that the calibration belongs to it. `warnings` then holds
     what an operator should know (no calibration for this model, another engine build).
@@ -129,7 +131,7 @@ class Pipeline:
         engine: Engine,
         *,
         calibration_folder: str = "",
-        upstream: Upstream | None = None,
+        upstream: LLM | None = None,
         prices: Prices = FREE,
         live: Live | None = None,
         look: Look = LOOK,
@@ -548,7 +550,7 @@ class Pipeline:
             return attempt.error or EngineDown("the engine gave no answer")
         return rule.spending.error()
 
-    def _upstream_for(self, query: Query, attempt: _Attempt) -> Upstream | None:
+    def _upstream_for(self, query: Query, attempt: _Attempt) -> LLM | None:
         """The upstream, if there is one and the query may leave the machine.
 
         Without it and without a local answer there is nothing to return: raises what stands in the
@@ -576,7 +578,7 @@ class Pipeline:
         self,
         attempt: _Attempt,
         first: dict[str, Any],
-        rest: AsyncGenerator[dict[str, Any]],
+        rest: RemoteStream,
         clock: Clock,
     ) -> AsyncIterator[StreamEvent]:
         yield attempt.wanted
@@ -589,7 +591,12 @@ class Pipeline:
                     yield RemoteChunk(chunk)
                 chunk = await anext(rest, None)
         remote = RemoteAnswer(
-            body={}, text=summary.text, finish_reason=summary.finish_reason, usage=summary.usage
+            body={},
+            text=summary.text,
+            finish_reason=summary.finish_reason,
+            usage=summary.usage,
+            upstream=rest.upstream,
+            cost_usd=rest.cost(summary.usage),
         )
         answer = self._remote(attempt, remote, clock)
         yield dataclasses.replace(answer, remote_body=None)
@@ -621,7 +628,9 @@ class Pipeline:
     def _remote(self, attempt: _Attempt, remote: RemoteAnswer, clock: Clock) -> Answer:
         completion = attempt.completion
         local = Usage.of(completion, *attempt.others) if completion else None
-        cost_usd = self._prices.cost(remote.usage) if remote.usage else 0.0
+        cost_usd = remote.cost_usd
+        if cost_usd is None:
+            cost_usd = self._prices.cost(remote.usage) if remote.usage else 0.0
         if remote.usage and remote.usage.completion_tokens:
             self._expected.learn(remote.usage)
         if attempt.charge is not None and cost_usd > 0.0:  # else the price is not known
@@ -637,6 +646,7 @@ class Pipeline:
             timings_ms=clock.timings(completion),
             trace=completion.trace if completion else None,
             remote_body=remote.body,
+            upstream=remote.upstream,
         )
 
 
@@ -661,8 +671,8 @@ def build_pipeline(
     return Pipeline(
         engine,
         calibration_folder=settings.calibration,
-        upstream=Upstream.from_settings(settings),
-        prices=Prices(settings.upstream_price_in, settings.upstream_price_out),
+        upstream=UpstreamPool.from_settings(settings),
+        prices=settings.upstream_prices(),
         live=live,
         budgets=open_budgets(settings),
         look=Look(settings.commit_tokens, settings.commit_ms / 1e3),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from router.answer import Usage
+if TYPE_CHECKING:  # settings hold prices, and the engine behind `Usage` has settings
+    from router.answer import Usage
 
 
 @dataclass(frozen=True, slots=True)

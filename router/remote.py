@@ -1,25 +1,28 @@
-"""The remote LLM: any server that speaks OpenAI's chat completions, over one pooled client.
+"""One remote LLM: a server that speaks an API we know, over one pooled client.
 
 What is repeated, and what never is:
 
 - repeated: a connection that was refused, timed out while being made, or was reset before an
-  answer began; and the statuses 429, 502, 503 and 504, after the time ``Retry-After`` asks for;
+  answer began; and the statuses 429, 502, 503, 504 and 529, after the time that ``Retry-After``
+  asks for;
 - never: a request whose answer was too slow or broke off (it may have been billed), any other
   status, and a stream that has begun.
 
-All attempts and the pauses between them share one deadline.
+All attempts and the pauses between them share one deadline. An upstream with a `Health` is left
+alone while its breaker is open or it has asked for a rest; repeats are taken from its budget.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
+import http.cookiejar
 import logging
+import math
 import ssl
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -35,7 +38,15 @@ from tenacity import (
 from router import remote_body, sse
 from router.config import Settings
 from router.errors import UpstreamRejected, UpstreamUnavailable
+from router.prices import FREE, Prices
 from router.remote_body import BadBodyError, RemoteAnswer, is_usage_chunk, usage_of
+from router.upstreams.anthropic import Anthropic
+from router.upstreams.call import Call, PassingError, TimeLeft, Timeouts
+from router.upstreams.dialect import Dialect, OpenAI
+from router.upstreams.entry import Api, UpstreamEntry
+from router.upstreams.faults import Faults, reason
+from router.upstreams.health import Health
+from router.upstreams.stream import RemoteStream
 from router.urls import public_url
 
 __all__ = ["RemoteAnswer", "Timeouts", "Upstream", "is_usage_chunk", "usage_of"]
@@ -45,36 +56,33 @@ log = logging.getLogger("router.remote")
 MAX_BYTES = 16 << 20
 """Longest answer that is read, in bytes; one that is longer is an error."""
 
-_ERROR_BYTES = 1 << 16
-_REPEATED = frozenset({429, 502, 503, 504})
-_OPERATORS = frozenset({401, 402, 403})
-_NO_VERDICT = frozenset({408, 409, 425})
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-_RESET = (httpx.ReadError, httpx.WriteError)
+_LONGEST_BACKOFF = 8.0
 _KEEP_ALIVE = 4.0  # below uvicorn's 5 s, so that we seldom write to a connection it just closed
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds: to connect, of silence while an answer is due, and in all with retries."""
-
-    connect: float = 5.0
-    read: float = 60.0
-    total: float = 120.0
+_USUAL = Timeouts()
+_DIALECTS: Mapping[Api, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
 
 
 class Upstream:
-    """One OpenAI-compatible server.
+    """One server.
 
     Parameters
     ----------
     base_url : address with its path, such as ``https://host/v1``.
     model : replaces the request's ``model``; empty passes the caller's own on.
-    key : sent as a bearer token; None sends none. It appears in no repr, log or exception.
+    key : says who asks; None sends none. It appears in no repr, log or exception.
+    name : what logs, metrics and answers call it.
+    api : what it speaks.
+    models : the request's ``model`` -> the one to ask for; goes before `model`.
+    prices : of its tokens.
     timeouts, retries : see the module's docstring; `retries` counts the repeats.
     key_env : name of the variable the key came from, for messages.
     backoff : seconds before the first repeat; each further one waits twice as long, up to 8 s, and
         a random part more.
+    patience : seconds that a repeat waits at most where the upstream asks to wait; for longer, none
+        is made.
+    health : tells whether it is to be left alone now; None: never.
     transport : stands in for the network, in tests.
     """
 
@@ -84,21 +92,36 @@ class Upstream:
         model: str = "",
         key: str | None = None,
         *,
-        timeouts: Timeouts = Timeouts(),
+        name: str = "upstream",
+        api: Api = "openai",
+        models: Mapping[str, str] | None = None,
+        prices: Prices = FREE,
+        timeouts: Timeouts = _USUAL,
         retries: int = 2,
         key_env: str = "",
         backoff: float = 0.25,
+        patience: float = math.inf,
+        health: Health | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.model = model
+        self.name = name
+        self.prices = prices
         self.timeouts = timeouts
         self.retries = retries
+        self.health = health
+        self._dialect = _DIALECTS[api]
+        self._models = dict(models or {})
         self._key = key
-        self._key_env = key_env
-        self._backoff = wait_exponential_jitter(multiplier=backoff, max=8.0, jitter=backoff)
+        self._faults = Faults(self.base_url, key, key_env, timeouts, self._dialect, health)
+        self._backoff = wait_exponential_jitter(
+            multiplier=backoff, max=_LONGEST_BACKOFF, jitter=backoff
+        )
+        self._patience = patience
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=self._dialect.headers(key),
+            cookies=_no_cookies(),
             timeout=httpx.Timeout(timeouts.read, connect=timeouts.connect, pool=timeouts.connect),
             limits=httpx.Limits(max_connections=256, keepalive_expiry=_KEEP_ALIVE),
             follow_redirects=False,
@@ -107,25 +130,40 @@ class Upstream:
         )
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Upstream | None:
-        """Return the upstream that `settings` name, with the key from the environment; or None.
+    def from_entry(
+        cls, entry: UpstreamEntry, *, health: Health | None = None, patience: float = math.inf
+    ) -> Upstream:
+        """Return the upstream of one table, with the key from the environment.
 
         Raises ConfigError when the key can't be sent.
         """
-        if settings.upstream is None:
-            return None
         return cls(
-            settings.upstream,
-            settings.upstream_model,
-            settings.upstream_key(),
+            entry.url,
+            entry.model,
+            entry.key(),
+            name=entry.name,
+            api=entry.api,
+            models=entry.models,
+            prices=entry.prices,
             timeouts=Timeouts(
-                connect=settings.upstream_connect_timeout,
-                read=settings.upstream_read_timeout,
-                total=settings.upstream_total_timeout,
+                connect=entry.connect_timeout or _USUAL.connect,
+                read=entry.read_timeout or _USUAL.read,
+                total=entry.total_timeout or _USUAL.total,
             ),
-            retries=settings.upstream_retries,
-            key_env=settings.upstream_key_env,
+            retries=2 if entry.retries is None else entry.retries,
+            key_env=entry.key_env,
+            patience=patience,
+            health=health,
         )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Upstream | None:
+        """Return the first upstream of `settings` by priority, without a breaker; or None.
+
+        Raises ConfigError when its key can't be sent.
+        """
+        entries = settings.upstream_entries()
+        return cls.from_entry(entries[0]) if entries else None
 
     def __repr__(self) -> str:
         key = "***" if self._key else None
@@ -141,30 +179,36 @@ class Upstream:
         """Close all connections; the object can't be used afterwards."""
         await self._client.aclose()
 
-    async def chat(self, body: Mapping[str, Any]) -> RemoteAnswer:
+    async def chat(self, body: Mapping[str, Any], *, deadline: float | None = None) -> RemoteAnswer:
         """Ask for a complete answer to an OpenAI request.
 
         `body` is the caller's; what only the local engine understands (``top_k``, ``min_p``,
-        ``repetition_penalty``, ``router``) is left out, and so is streaming.
+        ``repetition_penalty``, ``router``) is left out, and so is streaming. `deadline` is a moment
+        of `time.monotonic` that may end it before its own time is over.
 
         Raises
         ------
         UpstreamUnavailable
-            Unreachable, too slow, misconfigured, or its answer is no chat completion.
+            Unreachable, too slow, misconfigured, left alone for now, or its answer is no chat
+            completion.
         UpstreamRejected
-            It finds fault with the request itself (most 4xx).
+            It finds fault with the request itself (most 4xx), or has no words for it
+            (`NotExpressible`).
         """
-        payload = remote_body.request_body(body, self.model, stream=False)
-        deadline = time.monotonic() + self.timeouts.total
-        async with self._open("POST", "/chat/completions", deadline, payload) as response:
-            self._expect(response, "json")
-            raw = b"".join([piece async for piece in self._bytes(response, deadline)])
-        try:
-            return remote_body.parse_answer(raw, response.headers.get("content-type", ""))
-        except BadBodyError as error:
-            raise self._bad_body(error) from None
+        payload = self._dialect.request(body, self._model_for(body), stream=False)
+        time_left = TimeLeft.of(self.timeouts.total, deadline)
+        async with self._open("POST", self._dialect.path, time_left, payload) as call:
+            raw = await self._whole(call, time_left)
+            try:
+                kind = call.response.headers.get("content-type", "")
+                answer = self._dialect.answer(raw, kind)
+            except BadBodyError as error:
+                raise self._faults.bad_body(error) from None
+            call.begun()
+        cost = self.prices.cost(answer.usage) if self.prices.known else None
+        return dataclasses.replace(answer, upstream=self.name, cost_usd=cost)
 
-    async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    def stream(self, body: Mapping[str, Any], *, deadline: float | None = None) -> RemoteStream:
         """Ask for a streamed answer; yield the upstream's chunks as they come.
 
         Usage is always asked for, so that costs are known. Whoever passes chunks on to a caller
@@ -179,23 +223,31 @@ class Upstream:
         UpstreamRejected
             As in `chat`.
         """
-        payload = remote_body.request_body(body, self.model, stream=True)
-        deadline = time.monotonic() + self.timeouts.total
-        complete = remote_body.Completeness()
-        async with self._open("POST", "/chat/completions", deadline, payload) as response:
-            self._expect(response, "text/event-stream")
-            async with aclosing(sse.events(self._bytes(response, deadline))) as events:
+        return RemoteStream(self._chunks(body, deadline), self.name, self.prices)
+
+    async def _chunks(
+        self, body: Mapping[str, Any], deadline: float | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        payload = self._dialect.request(body, self._model_for(body), stream=True)
+        time_left = TimeLeft.of(self.timeouts.total, deadline)
+        reader = self._dialect.chunks()
+        async with self._open("POST", self._dialect.path, time_left, payload) as call:
+            self._expect(call.response, "text/event-stream")
+            async with aclosing(sse.events(self._bytes(call, time_left))) as events:
                 async for data in events:
-                    if data.strip() == sse.DONE:
-                        return
                     try:
-                        chunk = remote_body.parse_chunk(data)
+                        chunks = list(reader.read(data))
                     except BadBodyError as error:
-                        raise self._bad_body(error) from None
-                    complete.add(chunk)
-                    yield chunk
-        if not complete:
-            raise self._unavailable("cut the stream before the answer was complete")
+                        raise self._faults.bad_body(error) from None
+                    for chunk in chunks:
+                        call.begun()
+                        yield chunk
+                    if reader.ended:
+                        return
+            if not reader.complete:
+                raise self._faults.unavailable(
+                    "cut the stream before the answer was complete", "cut"
+                )
 
     async def check(self) -> None:
         """Ask for the upstream's models, once: is it there, and does it take the key?
@@ -205,52 +257,78 @@ class Upstream:
         UpstreamUnavailable
             With what is wrong and what to set.
         """
-        deadline = time.monotonic() + min(self.timeouts.total, 10.0)
+        time_left = TimeLeft.of(min(self.timeouts.total, 10.0), None)
         try:
-            async with self._open("GET", "/models", deadline, retries=0) as response:
-                self._expect(response, "json")
-                raw = b"".join([piece async for piece in self._bytes(response, deadline)])
-            remote_body.parse_object(raw, response.headers.get("content-type", ""))
+            async with self._open("GET", "/models", time_left, retries=0) as call:
+                raw = await self._whole(call, time_left)
+                remote_body.parse_object(raw, call.response.headers.get("content-type", ""))
+                call.begun()
         except UpstreamRejected as error:
-            raise self._unavailable(f"answers {error.status} to GET /models{_HINT}") from error
+            hint = self._dialect.hint
+            raise self._faults.unavailable(
+                f"answers {error.status} to GET /models{hint}"
+            ) from error
         except BadBodyError as error:
-            raise self._bad_body(error) from None
+            raise self._faults.bad_body(error) from None
+
+    def _model_for(self, body: Mapping[str, Any]) -> str:
+        return self._models.get(str(body.get("model", "")), self.model)
 
     @asynccontextmanager
     async def _open(
         self,
         method: str,
         path: str,
-        deadline: float,
+        time_left: TimeLeft,
         payload: Mapping[str, Any] | None = None,
         *,
         retries: int | None = None,
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AsyncIterator[Call]:
         """Send until a 200 begins to arrive; give its response, body unread, and close it after."""
-        remaining = deadline - time.monotonic()
+        enough = stop_after_attempt(
+            1 + (self.retries if retries is None else retries)
+        ) | stop_before_delay(time_left.seconds)
         attempts = AsyncRetrying(
-            stop=stop_after_attempt(1 + (self.retries if retries is None else retries))
-            | stop_before_delay(remaining),
+            stop=lambda state: enough(state) or not self._may_repeat(state),
             wait=self._pause,
-            retry=retry_if_exception_type(_PassingError),
-            before_sleep=_log_retry,
+            retry=retry_if_exception_type(PassingError),
+            before_sleep=self._log_retry,
             reraise=True,
         )
+        call = Call(self.health)
+        if self.health is not None:
+            self.health.called()
         try:
-            async with asyncio.timeout(remaining):
-                response: httpx.Response = await attempts(self._attempt, method, path, payload)
-        except TimeoutError:
-            raise self._too_slow() from None
-        except _PassingError as error:
-            n = int(attempts.statistics["attempt_number"])
-            again = f" (tried {n} times)" if n > 1 else ""
-            raise UpstreamUnavailable(f"{error}{again}") from error.__cause__
-        try:
-            yield response
+            try:
+                async with asyncio.timeout(time_left.seconds):
+                    call.response = await attempts(self._attempt, call, method, path, payload)
+            except TimeoutError:
+                raise self._faults.too_slow(call, time_left) from None
+            except PassingError as error:
+                n = int(attempts.statistics["attempt_number"])
+                again = f" (tried {n} times)" if n > 1 else ""
+                raise UpstreamUnavailable(f"{error}{again}", error.retry_after) from error.__cause__
+            yield call
+        except UpstreamUnavailable:
+            call.failed()
+            raise
+        except UpstreamRejected:
+            call.begun()
+            raise
         finally:
-            await response.aclose()
+            await call.close()
 
     async def _attempt(
+        self, call: Call, method: str, path: str, payload: Mapping[str, Any] | None
+    ) -> httpx.Response:
+        call.enter(self._faults.left_alone)
+        try:
+            return await self._send(method, path, payload)
+        except PassingError as error:
+            call.passed(error)
+            raise
+
+    async def _send(
         self, method: str, path: str, payload: Mapping[str, Any] | None
     ) -> httpx.Response:
         try:
@@ -260,132 +338,65 @@ class Upstream:
             raise UpstreamRejected(400, {"error": {"message": message}}) from error
         try:
             response = await self._client.send(request, stream=True)
-        except _NOT_SENT as error:
-            brief = f"can't be reached: {_reason(error)}"
-            raise _PassingError(self._say(brief), brief) from error
-        except httpx.TimeoutException as error:
-            raise self._silent() from error
         except httpx.HTTPError as error:
-            if isinstance(error, _RESET) or str(error).startswith("Server disconnected"):
-                brief = f"hung up: {_reason(error)}"
-                raise _PassingError(self._say(brief), brief) from error
-            # From None: the error quotes what came, which we mask.
-            raise self._unavailable(f"broke HTTP's rules: {_reason(error)}") from None
+            fault = self._faults.sending(error)
+            if isinstance(fault, UpstreamUnavailable):
+                raise fault from None  # the cause quotes what came, which may hold our key
+            raise fault from error
         if response.status_code != httpx.codes.OK:
             try:
-                raise await self._refusal(response)
+                raise await self._faults.refusal(response)
             finally:
                 await response.aclose()
         return response
 
-    async def _refusal(self, response: httpx.Response) -> Exception:
-        """The error that an answer other than 200 stands for."""
-        status = response.status_code
-        text = await self._error_text(response)
-        said = f"answered with status {status}{remote_body.excerpt(text)}"
-        if status in _REPEATED:
-            pause = remote_body.retry_after(response.headers)
-            asks = "" if pause is None else f"; it asks to wait {pause:.0f} s"
-            return _PassingError(self._say(said + asks), f"status {status}", pause)
-        if status in _OPERATORS:
-            return self._unavailable(f"{said}; {self._key_hint()}")
-        if response.is_redirect:
-            where = public_url(response.headers.get("location", "nowhere"))
-            return self._unavailable(f"redirects to {where}; set `upstream` to its final address")
-        if not 400 <= status < 500 or status in _NO_VERDICT:
-            return self._unavailable(said)
-        body = remote_body.json_object(text)
-        if body is None and status in (404, 405):
-            return self._unavailable(said + _HINT)
-        return UpstreamRejected(status, body or {"error": {"message": text[:1000]}})
+    async def _whole(self, call: Call, time_left: TimeLeft) -> bytes:
+        """All of a JSON body."""
+        self._expect(call.response, "json")
+        return b"".join([piece async for piece in self._bytes(call, time_left)])
 
-    async def _error_text(self, response: httpx.Response) -> str:
-        """The beginning of an error's body, as far as it comes, without our key."""
-        raw = b""
-        try:
-            async for piece in response.aiter_bytes():
-                raw += piece
-                if len(raw) > _ERROR_BYTES:
-                    break
-        except httpx.HTTPError as error:
-            log.debug("the body of an error broke off: %s", error)
-        return self._mask(raw[:_ERROR_BYTES].decode(errors="replace"))
-
-    async def _bytes(self, response: httpx.Response, deadline: float) -> AsyncGenerator[bytes]:
+    async def _bytes(self, call: Call, time_left: TimeLeft) -> AsyncGenerator[bytes]:
         """The response's body, bounded in time and size. A break is an `UpstreamUnavailable`."""
         n = 0
-        pieces = response.aiter_bytes()
+        pieces = call.response.aiter_bytes()
         while True:
             try:
                 # Not around the whole loop: the time-out must never strike in the consumer's code.
-                async with asyncio.timeout(deadline - time.monotonic()):
+                async with asyncio.timeout(time_left.seconds):
                     piece = await anext(pieces, None)
             except TimeoutError:
-                raise self._too_slow() from None
+                raise self._faults.too_slow(call, time_left) from None
             except httpx.TimeoutException as error:
-                raise self._silent() from error
+                raise self._faults.silent() from error
             except httpx.HTTPError as error:
-                raise self._unavailable(f"cut its answer: {_reason(error)}") from error
+                raise self._faults.unavailable(f"cut its answer: {reason(error)}") from error
             if piece is None:
                 return
             n += len(piece)
             if n > MAX_BYTES:
-                raise self._unavailable(f"sent an answer of more than {MAX_BYTES >> 20} MiB")
+                raise self._faults.unavailable(f"sent an answer of more than {MAX_BYTES >> 20} MiB")
             yield piece
 
     def _expect(self, response: httpx.Response, kind: str) -> None:
         content_type = response.headers.get("content-type", "")
         if content_type and kind not in content_type.lower():
-            raise self._unavailable(f"answered with {content_type} instead of {kind}{_HINT}")
+            raise self._faults.unavailable(
+                f"answered with {content_type} instead of {kind}{self._dialect.hint}"
+            )
 
     def _pause(self, state: RetryCallState) -> float:
+        return max(_asked_pause(state), self._backoff(state))
+
+    def _may_repeat(self, state: RetryCallState) -> bool:
+        if _asked_pause(state) > self._patience:
+            return False
+        return self.health is None or self.health.may_retry()
+
+    def _log_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, _PassingError) else None
-        return max(asked or 0.0, self._backoff(state))
-
-    def _key_hint(self) -> str:
-        if not self._key_env:
-            return "check its key"
-        if not self._key:
-            return f"the variable {self._key_env}, which should hold its key, is not set or empty"
-        return f"check the key in {self._key_env}"
-
-    def _mask(self, text: str) -> str:
-        """`text` without our key, should the upstream have repeated it."""
-        return text.replace(self._key, "***") if self._key else text
-
-    def _say(self, what: str) -> str:
-        return self._mask(f"the upstream {public_url(self.base_url)} {what}")
-
-    def _unavailable(self, what: str) -> UpstreamUnavailable:
-        return UpstreamUnavailable(self._say(what))
-
-    def _bad_body(self, error: BadBodyError) -> UpstreamUnavailable:
-        return self._unavailable(error.what + remote_body.excerpt(self._mask(error.body)))
-
-    def _silent(self) -> UpstreamUnavailable:
-        seconds = f"{self.timeouts.read:g} s (upstream_read_timeout)"
-        return self._unavailable(f"was silent for {seconds}")
-
-    def _too_slow(self) -> UpstreamUnavailable:
-        seconds = f"{self.timeouts.total:g} s (upstream_total_timeout)"
-        return self._unavailable(f"did not finish within {seconds}")
-
-
-_HINT = "; is `upstream` the address of an OpenAI-compatible API, ending in its path such as /v1?"
-
-
-class _PassingError(Exception):
-    """What a repeat may cure.
-
-    `brief` quotes nothing the upstream said, which may repeat a prompt: it is for logs.
-    `retry_after` is in seconds.
-    """
-
-    def __init__(self, message: str, brief: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.brief = brief
-        self.retry_after = retry_after
+        why = error.brief if isinstance(error, PassingError) else "unknown"
+        seconds = state.upcoming_sleep
+        log.info("asking the upstream %s again in %.1f s: %s", self.name, seconds, why)
 
 
 @functools.cache
@@ -394,11 +405,12 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _log_retry(state: RetryCallState) -> None:
+def _no_cookies() -> http.cookiejar.CookieJar:
+    """A jar that stays empty: what one caller is answered must not follow the next one."""
+    return http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+
+
+def _asked_pause(state: RetryCallState) -> float:
+    """Seconds that the last attempt's answer asked to wait."""
     error = state.outcome.exception() if state.outcome else None
-    why = error.brief if isinstance(error, _PassingError) else "unknown"
-    log.info("asking the upstream again in %.1f s: %s", state.upcoming_sleep, why)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return (error.retry_after or 0.0) if isinstance(error, PassingError) else 0.0

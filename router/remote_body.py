@@ -12,6 +12,9 @@ from typing import Any
 from router.answer import Usage
 
 _LOCAL_ONLY = frozenset({"router", "top_k", "min_p", "repetition_penalty"})
+LONGEST_WAIT = 86_400.0
+"""Seconds that ``Retry-After`` can mean at most."""
+
 _EXCERPT = 300
 _READ = 1 << 16
 
@@ -20,14 +23,17 @@ _READ = 1 << 16
 class RemoteAnswer:
     """A complete answer of the upstream.
 
-    `body` is its response object as received; `text` the first choice's content (empty when it
-    holds tool calls instead); `usage` is zero where the upstream reports none.
+    `body` is its response object in OpenAI's shape; `text` the first choice's content (empty when
+    it holds tool calls instead); `usage` is zero where the upstream reports none. `upstream` is the
+    name of who answered, `cost_usd` what that costs; None when its prices are not set.
     """
 
     body: Mapping[str, Any]
     text: str
     finish_reason: str
     usage: Usage
+    upstream: str = ""
+    cost_usd: float | None = None
 
 
 class BadBodyError(ValueError):
@@ -132,17 +138,27 @@ def is_usage_chunk(chunk: Mapping[str, Any]) -> bool:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that ``Retry-After`` asks for, in either of its forms; None without it."""
+    """Return the seconds that ``Retry-After`` asks for, in either of its forms; None without it.
+
+    A date is read by the clock of the server that wrote it where its ``Date`` tells that one: it
+    may be wrong, as ours may. What is beyond `LONGEST_WAIT` counts as that.
+    """
     value = headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value)
+    if value.isascii() and value.isdecimal():
+        return min(float(value), LONGEST_WAIT)
+    moment = _moment(value)
+    if moment is None:
+        return None
+    now = _moment(headers.get("date", "")) or datetime.now(UTC)
+    return min(max(0.0, (moment - now).total_seconds()), LONGEST_WAIT)
+
+
+def _moment(value: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def json_object(text: str | bytes) -> dict[str, Any] | None:

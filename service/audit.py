@@ -145,7 +145,9 @@ class Auditor:
             try:
                 with hold:
                     remote = await self._upstream.chat(query.body)
-                    cost = self._prices.cost(remote.usage)
+                    cost = remote.cost_usd
+                    if cost is None:
+                        cost = self._prices.cost(remote.usage)
                     hold.settle(cost or None)
             except UpstreamError as error:
                 logger.info("audit failed: %s", type(error).__name__)
@@ -224,7 +226,7 @@ def build_auditor(
         upstream,
         rate=settings.audit_rate,
         per_day=settings.audit_per_day,
-        prices=Prices(settings.upstream_price_in, settings.upstream_price_out),
+        prices=settings.upstream_prices(),
         live=live,
         budgets=budgets,
     )

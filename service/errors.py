@@ -135,7 +135,7 @@ def from_router_error(exc: RouterError) -> ApiError | None:
         case BudgetSpent():
             return _budget_spent(exc)
         case UpstreamUnavailable():
-            return _unavailable(502, str(exc), "upstream_unavailable")
+            return _unavailable(502, str(exc), "upstream_unavailable", retry_after=exc.retry_after)
     return None
 
 

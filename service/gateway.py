@@ -107,6 +107,7 @@ class Gateway:
         self.info: EngineInfo = pipeline.engine.info
         self.created = int(time.time())
         self.draining = False
+        self._upstreams = settings.upstream_identity()
         self._flights: SingleFlight[StreamEvent | _Found] = SingleFlight()
 
     @property
@@ -209,7 +210,7 @@ class Gateway:
             template_sha256=self.info.template_sha256,
             n_context=self.info.n_context,
             calibration=calibration,
-            upstream=self.settings.upstream,
+            upstream=self._upstreams,
             upstream_model=self.settings.upstream_model,
         )
         return cache_key(query, facts)

@@ -109,6 +109,7 @@ def router_object(answer: Answer, cache: CacheStatus) -> dict[str, Any]:
         "degraded": decision.degraded,
         "budget": None if decision.budget is None else asdict(decision.budget),
         "cache": cache,
+        "upstream": answer.upstream or None,
         "upstream_id": (answer.remote_body or {}).get("id"),
         "usage": {
             "local": usage_object(answer.usage_local),

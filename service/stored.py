@@ -47,6 +47,7 @@ class _Stored(BaseModel):
     saved_usd: float
     timings_ms: dict[str, float]
     remote_body: dict[str, Any] | None
+    upstream: str = ""
     at: float
 
 
@@ -71,6 +72,7 @@ def encode(answer: Answer, *, at: float, keep_trace: bool) -> bytes:
         "saved_usd": answer.saved_usd,
         "timings_ms": dict(answer.timings_ms),
         "remote_body": None if answer.remote_body is None else dict(answer.remote_body),
+        "upstream": answer.upstream,
         "at": at,
     }
     # Half a surrogate pair, which an upstream may have sent, has no UTF-8: it becomes "?".
@@ -95,6 +97,7 @@ def decode(value: bytes) -> Kept:
             pieces=first.pieces,
             top_pieces=first.top_pieces,
             remote_body=stored.remote_body,
+            upstream=stored.upstream,
             others=tuple(others),
         )
         return Kept(answer, stored.at)

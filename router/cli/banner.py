@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from router.config import Settings, listens_here_only
 from router.engine.messages import EngineInfo
+from router.upstreams.entry import UpstreamEntry
 from router.urls import public_url
 
 
@@ -90,11 +91,15 @@ def describe_certainty(summary: Mapping[str, Any]) -> str:
 
 
 def _upstream(settings: Settings) -> str:
-    if settings.upstream is None:
+    entries = settings.upstream_entries()
+    if not entries:
         return "none: every answer is local (--upstream URL sets one)"
-    return public_url(settings.upstream) + (
-        f", model {settings.upstream_model}" if settings.upstream_model else ""
-    )
+    return "; ".join(_entry(entry, alone=len(entries) == 1) for entry in entries)
+
+
+def _entry(entry: UpstreamEntry, *, alone: bool) -> str:
+    model = f", model {entry.model}" if entry.model else ""
+    return ("" if alone else f"{entry.name} at ") + public_url(entry.url) + model
 
 
 def _cache(settings: Settings) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import platform
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -17,6 +18,7 @@ from router.cli.doctor_bench import BUDGET, Bench
 from router.cli.options import settings_options
 from router.config import Settings
 from router.errors import RouterError
+from router.upstreams.entry import UpstreamEntry
 from router.urls import public_url
 
 if TYPE_CHECKING:
@@ -87,8 +89,9 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield finding
     if settings.redis_url is not None:
         yield await guarded("redis", lambda: check_redis(str(settings.redis_url)))
-    if settings.upstream is not None:
-        yield await guarded("upstream", lambda: check_upstream(settings))
+    for entry in settings.upstream_entries():
+        name = "upstream" if settings.upstream else f"upstream {entry.name}"
+        yield await guarded(name, functools.partial(check_upstream, entry, name))
 
 
 async def guarded(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
@@ -209,18 +212,17 @@ async def check_redis(url: str, *, timeout: float = 3.0) -> Finding:
     return Finding("redis", "ok", f"{place} answers")
 
 
-async def check_upstream(settings: Settings) -> Finding:
+async def check_upstream(entry: UpstreamEntry, name: str) -> Finding:
     """Ask for its models, with the key; a failure is raised, saying what to set."""
     from router.remote import Upstream  # noqa: PLC0415
 
-    upstream = Upstream.from_settings(settings)
-    assert upstream is not None, "called only when an upstream is set"
-    async with upstream:
+    async with Upstream.from_entry(entry) as upstream:
         await upstream.check()
     hints = []
-    if settings.upstream_key_env and settings.upstream_key() is None:
-        hints.append(f"the variable {settings.upstream_key_env} is not set, so no key is sent")
-    if not settings.upstream_model:
-        hints.append("upstream_model is not set, so it is asked for the caller's model, `auto`")
-    text = f"{public_url(str(settings.upstream))} answers"
-    return Finding("upstream", "warn" if hints else "ok", "; ".join([text, *hints]))
+    if entry.key_env and entry.key() is None:
+        hints.append(f"the variable {entry.key_env} is not set, so no key is sent")
+    if not entry.model and not entry.models:
+        setting = "upstream_model" if name == "upstream" else "its model"
+        hints.append(f"{setting} is not set, so it is asked for the caller's model, `auto`")
+    text = f"{public_url(entry.url)} answers"
+    return Finding(name, "warn" if hints else "ok", "; ".join([text, *hints]))

@@ -301,7 +301,7 @@ def _counting(clock: Callable[[], float] = time.monotonic) -> Callable[[LlmProgr
 
 def prices(settings: Settings) -> Prices:
     """Return what the upstream takes, as it is set; 0 where it is not."""
-    return Prices(settings.upstream_price_in, settings.upstream_price_out)
+    return settings.upstream_prices()
 
 
 def _upstream(settings: Settings, what: str) -> Upstream:

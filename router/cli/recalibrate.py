@@ -278,7 +278,7 @@ def _outcomes(old: Calibration, settings: Settings) -> str | Mapping[str, str]:
     from router.cli.labelling import ASKED, NEED_OUTCOMES, RECORDED, UPSTREAM  # noqa: PLC0415
 
     needed = any(target.kind in NEED_OUTCOMES for target in old.targets)
-    if ASKED in old.holdout and (needed or settings.upstream):
+    if ASKED in old.holdout and (needed or settings.upstream_entries()):
         return UPSTREAM
     recorded: str | Mapping[str, str] = old.holdout.get(RECORDED, "")
     return recorded

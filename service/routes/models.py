@@ -32,7 +32,10 @@ async def get_model(model_id: str, gateway: GatewayDep) -> Response:
 
 def _models(gateway: Gateway) -> dict[str, dict[str, Any]]:
     upstream = gateway.pipeline.upstream is not None
-    asked = gateway.settings.upstream_model or "the model that the request names there"
+    asked = ", ".join(
+        entry.model or "the model that the request names there"
+        for entry in gateway.settings.upstream_entries()
+    )
     described = {
         "auto": (True, "the local model where it is sure enough, else the upstream"),
         "local": (True, f"{gateway.info.model_name}, on this machine"),

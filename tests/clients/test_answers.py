@@ -41,6 +41,7 @@ def test_the_router_object(face: Face) -> None:
     assert router.usage.local.completion_tokens == 3
     assert router.usage.remote is None
     assert (router.cost_usd, router.saved_usd) == (0.0, 0.002)
+    assert router.upstream is None
     assert (router.timings_ms.decode, router.timings_ms.remote) == (30.5, None)
 
 
@@ -49,6 +50,11 @@ def test_what_money_had_to_do_with_it(face: Face) -> None:
     router = {**wire.ROUTER, "budget": told.model_dump()}
     assert answer_of(face, wire.completion(router=router)).router.budget == told
     assert answer_of(face, wire.completion()).router.budget is None
+
+
+def test_who_answered_elsewhere(face: Face) -> None:
+    router = {**wire.ROUTER, "route": "remote", "upstream": "near"}
+    assert answer_of(face, wire.completion(router=router)).router.upstream == "near"
 
 
 def test_a_newer_gateway_is_understood(face: Face) -> None:

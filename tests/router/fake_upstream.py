@@ -28,6 +28,8 @@ class Server:
     requests: list[Request] = field(default_factory=list)
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a client closed its connection."""
+    busy: int = 0
+    """Requests that are being answered."""
 
 
 @asynccontextmanager
@@ -42,7 +44,13 @@ async def scripted(*steps: Step) -> AsyncIterator[Server]:
         try:
             while (request := await _read_request(reader)) is not None:
                 server.requests.append(request)
-                await (server.steps.pop(0) if len(server.steps) > 1 else server.steps[0])(writer)
+                step = server.steps.pop(0) if len(server.steps) > 1 else server.steps[0]
+                server.busy += 1
+                try:
+                    if not await _play(step, reader, writer):
+                        break
+                finally:
+                    server.busy -= 1
                 if writer.is_closing():
                     return
             server.hung_up.set()
@@ -61,6 +69,23 @@ async def scripted(*steps: Step) -> AsyncIterator[Server]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await listener.wait_closed()
+
+
+async def _play(step: Step, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Do the step; False when the client hung up meanwhile, which ends it."""
+    playing = asyncio.ensure_future(step(writer))
+    gone = asyncio.ensure_future(reader.read(1))
+    both: list[asyncio.Future[Any]] = [playing, gone]
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not playing.done():
+            return False
+        await playing
+        return True
+    finally:
+        playing.cancel()
+        gone.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Request | None:

@@ -19,7 +19,8 @@ from router.budgets import Limits, RedisStore, SqliteStore, Store
 from router.config import Settings
 from router.engine.messages import TextDelta
 from router.errors import BudgetSpent, ConfigError, EngineBusy, LedgerError, UpstreamUnavailable
-from router.pipeline import Pipeline, Prices
+from router.pipeline import Pipeline
+from router.prices import Prices
 from router.remote_body import RemoteAnswer
 from tests.redis_server import RedisServer
 from tests.router.calibrations import GATE, INFO, PROBES, calibration
@@ -241,8 +242,8 @@ class Cutting(LLM):
         await asyncio.Event().wait()
         return await super().chat(body)
 
-    async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        async for chunk in super().stream(body):
+    async def chunks(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        async for chunk in super().chunks(body):
             yield chunk
         raise UpstreamUnavailable("it cut")
 
@@ -250,8 +251,8 @@ class Cutting(LLM):
 class Billing(LLM):
     """Streams an answer with its usage."""
 
-    async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        async for chunk in super().stream(body):
+    async def chunks(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        async for chunk in super().chunks(body):
             yield chunk
         yield {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
 

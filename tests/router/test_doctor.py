@@ -104,15 +104,16 @@ class TestUpstream:
             settings = Settings(
                 upstream=server.url, upstream_key_env="LLM_KEY", upstream_model="big"
             )
-            finding = await check_upstream(settings)
+            (entry,) = settings.upstream_entries()
+            finding = await check_upstream(entry, "upstream")
         assert finding == Finding("upstream", "ok", f"{server.url} answers")
 
     async def test_what_is_likely_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("LLM_KEY")
         async with scripted(answer({"data": []})) as server:
-            finding = await check_upstream(
-                Settings(upstream=server.url, upstream_key_env="LLM_KEY")
-            )
+            settings = Settings(upstream=server.url, upstream_key_env="LLM_KEY")
+            (entry,) = settings.upstream_entries()
+            finding = await check_upstream(entry, "upstream")
         assert finding.status == "warn"
         assert "variable LLM_KEY is not set" in finding.detail
         assert "upstream_model is not set" in finding.detail
@@ -120,7 +121,8 @@ class TestUpstream:
     async def test_it_refuses_the_key(self) -> None:
         async with scripted(answer({"error": "no"}, 401)) as server:
             settings = Settings(upstream=server.url, upstream_key_env="LLM_KEY")
-            finding = await guarded("upstream", lambda: check_upstream(settings))
+            (entry,) = settings.upstream_entries()
+            finding = await guarded("upstream", lambda: check_upstream(entry, "upstream"))
         assert finding.status == "FAIL"
         assert "check the key in LLM_KEY" in finding.detail
 

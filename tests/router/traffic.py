@@ -18,8 +18,8 @@ from router.errors import UpstreamUnavailable
 from router.live import Live
 from router.pipeline import Pipeline
 from router.prices import Prices
-from router.remote import Upstream
 from router.remote_body import RemoteAnswer
+from router.upstreams.stream import RemoteStream
 from tests.router.calibrations import INFO, calibration, falling
 from tests.router.samples import trace
 from tests.router.test_pipeline import FakeEngine, query
@@ -74,7 +74,10 @@ class LLM:
             raise UpstreamUnavailable("down")
         return RemoteAnswer(dict(body), "Paris", "stop", cast(Usage, self.usage))
 
-    async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    def stream(self, body: Mapping[str, Any]) -> RemoteStream:
+        return RemoteStream(self.chunks(body))
+
+    async def chunks(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         if self.down:
             raise UpstreamUnavailable("down")
         yield {"choices": [{"delta": {"content": body["model"]}, "finish_reason": "stop"}]}
@@ -133,7 +136,7 @@ async def traffic(
     pipeline = Pipeline(
         engine,
         calibration_folder=str(folder),
-        upstream=cast(Upstream | None, llm),
+        upstream=llm,
         prices=prices,
         live=live,
         budgets=budgets,

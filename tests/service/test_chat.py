@@ -27,6 +27,7 @@ ROUTER_KEYS = [
     "degraded",
     "budget",
     "cache",
+    "upstream",
     "upstream_id",
     "usage",
     "cost_usd",

@@ -118,6 +118,7 @@ class RouterInfo(_Value):
     certificate : the finite-sample statement behind the threshold.
     budget : what limits on money had to do with it; None where none applies.
     cache : ``hit``, ``miss`` or ``bypass``.
+    upstream : name of the upstream that answered; None for a local answer.
     usage : tokens of the local and of the remote leg.
     cost_usd, saved_usd : what the answer cost upstream, and what answering locally saved.
     timings_ms : milliseconds per stage.
@@ -134,6 +135,7 @@ class RouterInfo(_Value):
     certificate: Mapping[str, Any] | None = None
     budget: BudgetInfo | None = None
     cache: Literal["hit", "miss", "bypass"] | str | None = None
+    upstream: str | None = None
     usage: RouterUsage = RouterUsage()
     cost_usd: float
     saved_usd: float
