@@ -44,6 +44,7 @@ from service.routes import (
     models,
     route,
 )
+from service.upstream_metrics import UpstreamCollector
 
 DESCRIPTION = """Answers on the device when the small model is sure, asks a large one when not.
 
@@ -112,6 +113,9 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
                 limits=limits,
             )
             app.state.gateway = gateway
+            told = UpstreamCollector(running.upstream)
+            measured.registry.register(told)
+            stack.callback(measured.registry.unregister, told)
             stack.push_async_callback(gateway.close)
             yield
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from service.routes.common import GatewayDep
 from service.strict_json import StrictJSONResponse
+from service.upstream_metrics import reports_of
 
 router = APIRouter(tags=["operations"])
 
@@ -19,11 +22,15 @@ async def healthz() -> Response:
 
 @router.get("/readyz", summary="Should it get traffic?")
 async def readyz(gateway: GatewayDep) -> Response:
-    """Return 200 when requests are taken, else 503 and what is missing."""
+    """Return 200 when requests are taken, else 503 and what is missing; and how upstreams do."""
     missing = []
     if not gateway.engine.alive:
         missing.append(gateway.engine.trouble)
     if gateway.draining:
         missing.append("the gateway is stopping")
-    body = {"status": "not ready" if missing else "ready", "missing": missing}
+    body: dict[str, Any] = {"status": "not ready" if missing else "ready", "missing": missing}
+    # They make nobody unready: what they don't answer the local model does.
+    upstreams = {told.name: told.standing for told in reports_of(gateway.pipeline.upstream)}
+    if upstreams:
+        body["upstreams"] = upstreams
     return StrictJSONResponse(body, 503 if missing else 200)
