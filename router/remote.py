@@ -125,7 +125,7 @@ class Upstream:
             timeout=httpx.Timeout(timeouts.read, connect=timeouts.connect, pool=timeouts.connect),
             limits=httpx.Limits(max_connections=256, keepalive_expiry=_KEEP_ALIVE),
             follow_redirects=False,
-            verify=_certificates(),
+            verify=trusted_certificates(),
             transport=transport,
         )
 
@@ -400,7 +400,7 @@ class Upstream:
 
 
 @functools.cache
-def _certificates() -> ssl.SSLContext:
+def trusted_certificates() -> ssl.SSLContext:
     """The trusted certificates: 60 ms to read, so once for all upstreams."""
     return httpx.create_ssl_context()
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
 import time
 import traceback
 from collections.abc import AsyncIterator
@@ -20,8 +21,15 @@ import pytest
 from router.answer import Usage
 from router.config import Settings
 from router.errors import ConfigError, UpstreamError, UpstreamRejected, UpstreamUnavailable
-from router.remote import MAX_BYTES, Timeouts, Upstream, is_usage_chunk, usage_of
-from router.remote_body import retry_after
+from router.remote import (
+    MAX_BYTES,
+    Timeouts,
+    Upstream,
+    is_usage_chunk,
+    trusted_certificates,
+    usage_of,
+)
+from router.remote_body import LONGEST_WAIT, retry_after
 from tests.router.fake_upstream import (
     DONE,
     USAGE_CHUNK,
@@ -275,6 +283,18 @@ class TestRetryAfter:
 
     def test_a_past_date_is_now(self) -> None:
         assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+
+    def test_a_date_is_read_by_the_clock_of_who_wrote_it(self) -> None:
+        there = datetime.now(UTC) + timedelta(days=400)
+        headers = {
+            "date": format_datetime(there, usegmt=True),
+            "retry-after": format_datetime(there + timedelta(seconds=7), usegmt=True),
+        }
+        assert retry_after(headers) == 7.0
+
+    @pytest.mark.parametrize("value", ["9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+    def test_what_is_absurd_is_bounded(self, value: str) -> None:
+        assert retry_after({"retry-after": value}) == LONGEST_WAIT
 
     @pytest.mark.parametrize("value", ["", "soon", "-3", "nan", "1e9", "²"])
     def test_anything_else_is_nothing(self, value: str) -> None:
@@ -565,6 +585,12 @@ class TestSecrets:
                 assert KEY[:12] not in "".join(traceback.format_exception(caught.value))
         ours = [record for record in caplog.records if record.name.startswith("router")]
         assert KEY[:12] not in "\n".join(record.getMessage() for record in ours)
+
+
+def test_certificates_and_host_names_are_verified() -> None:
+    context = trusted_certificates()
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
 
 
 class TestFromSettings:
