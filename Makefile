@@ -21,6 +21,7 @@ serve: $(SERVE_STAMP)
 
 test: $(TEST_STAMP)
 	scripts/ensure-redis.sh
+	scripts/ensure-chromium.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -30,8 +30,10 @@ from service.key_ring import KeyRing
 from service.limits import limit_headers, limited
 from service.peer import Peer, is_own_page, leads_here, peer_of, place_of
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
-"""What anybody may see: whether it lives, and what its API is."""
+OPEN_PATHS = frozenset(
+    {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/dashboard"}
+)
+"""What anybody may see: whether it lives, what its API is, and a page that holds no data."""
 
 
 class Caller(NamedTuple):

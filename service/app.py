@@ -38,6 +38,7 @@ from service.routes import (
     cache,
     calibration,
     chat,
+    dashboard,
     feedback,
     health,
     metrics,
@@ -137,7 +138,19 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             expose_headers=CORS_EXPOSED,
         )
     app.add_middleware(RequestContext, metrics=measured)
-    for part in (chat, route, feedback, budget, models, cache, calibration, health, metrics):
+    routers = (
+        chat,
+        route,
+        feedback,
+        budget,
+        models,
+        cache,
+        calibration,
+        health,
+        metrics,
+        dashboard,
+    )
+    for part in routers:
         app.include_router(part.router)
     _handle_errors(app)
     return app

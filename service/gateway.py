@@ -37,6 +37,7 @@ from service.keys import (
 )
 from service.limits import Limits, MemoryLimits
 from service.metrics import Metrics
+from service.overview import Overview
 from service.ports import CalibrationPort, EnginePort, PipelinePort
 from service.query import wants_logprobs
 from service.replies import CacheStatus, answer_usage, usage_object
@@ -100,6 +101,7 @@ class Gateway:
         self.pipeline = pipeline
         self.cache = cache
         self.metrics = metrics
+        self.overview = Overview()
         self.books = Books(None, metrics) if books is None else books
         self.auditor = auditor
         self.limits = MemoryLimits() if limits is None else limits
@@ -244,6 +246,7 @@ class Gateway:
         """Return the local answer and what would become of it. Neither cached nor shared."""
         answer = await self.pipeline.route(query)
         self.metrics.worked(answer)
+        self.overview.worked(answer)
         served = Served(answer, "bypass")
         await self._charge(query, served)
         return served
@@ -278,15 +281,18 @@ class Gateway:
         source = partial(self._run, query, use, stream=stream)
         async with self._flights.join(use.key if use.reads else None, source) as (events, leads):
             cache: CacheStatus = "miss" if use.reads else "bypass"
-            headed = False
+            headed = sent = False
             async for event in events:
                 if isinstance(event, TextDelta | RemoteChunk):
+                    if stream and not sent:
+                        sent = True
+                        self.overview.first_piece(time.perf_counter() - began)
                     yield event
                 elif isinstance(event, Decision):
                     headed = True
                     yield StreamHead(event, cache)
                 else:
-                    served = self._serve(event, cache, began, leads=leads)
+                    served = self._serve(event, cache, began, id, leads=leads)
                     if id is not None:
                         self._record(id, query, event, fresh=leads)
                     if not headed:
@@ -296,7 +302,13 @@ class Gateway:
         raise RuntimeError("the pipeline ended without an answer")
 
     def _serve(
-        self, event: Answer | _Found, cache: CacheStatus, began: float, *, leads: bool
+        self,
+        event: Answer | _Found,
+        cache: CacheStatus,
+        began: float,
+        id: str | None,
+        *,
+        leads: bool,
     ) -> Served:
         """Return a run's answer as one follower gets it, and count it."""
         if isinstance(event, _Found):
@@ -306,7 +318,9 @@ class Gateway:
             served = Served(event, cache)
         else:
             served = Served(_at_no_cost(event, began, event.timings_ms), cache)
-        self.metrics.answered(served.answer, served.cache, fresh=leads and served.cache != "hit")
+        fresh = leads and served.cache != "hit"
+        self.metrics.answered(served.answer, served.cache, fresh=fresh)
+        self.overview.answered(served.answer, served.cache, fresh=fresh, id=id)
         return served
 
     def _record(self, id: str, query: Query, event: Answer | _Found, *, fresh: bool) -> None:

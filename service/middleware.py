@@ -69,7 +69,7 @@ class RequestContext:
         self._metrics.request_seconds.labels(endpoint).observe(seconds)
         if "cut" in facts:
             self._metrics.streams_cut.inc()
-        quiet = endpoint in ("/healthz", "/readyz", "/metrics")
+        quiet = endpoint in ("/healthz", "/readyz", "/metrics", "/v1/dashboard")
         logger.log(
             logging.DEBUG if quiet else logging.INFO,
             "request",

@@ -17,20 +17,21 @@ from service.routes.common import GatewayDep
 router = APIRouter(tags=["operations"])
 
 STATS_TIMEOUT = 1.0
-"""Seconds to wait for the engine's load; a scrape must not hang with an engine that does."""
+"""Seconds to wait for the engine's load; who looks must not hang with an engine that does."""
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", dependencies=[OperatorReads])
 async def metrics(gateway: GatewayDep) -> Response:
     """Return all metrics in Prometheus' text format."""
-    gateway.metrics.observe_engine(gateway.engine.alive, await _stats(gateway))
+    gateway.metrics.observe_engine(gateway.engine.alive, await engine_load(gateway))
     gateway.metrics.observe_live(gateway.live)
     budgets = gateway.pipeline.budgets
     gateway.metrics.observe_budgets([] if budgets is None else budgets.gateway())
     return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _stats(gateway: Gateway) -> EngineStats | None:
+async def engine_load(gateway: Gateway) -> EngineStats | None:
+    """Return the engine's load; None when it does not tell in time."""
     try:
         async with asyncio.timeout(STATS_TIMEOUT):
             return await gateway.engine.stats()

@@ -313,7 +313,7 @@ class TestTheOperator:
         user, _ = store.create(Account(name="alice"))
         admin, _ = store.create(Account(name="root"), admin=True)
         async with client_at(store) as client:
-            for method, path in (("GET", "/metrics"), ("POST", RELOAD)):
+            for method, path in (("GET", "/metrics"), ("GET", "/v1/dashboard"), ("POST", RELOAD)):
                 refused(await client.request(method, path))
                 denied = await client.request(method, path, headers=bearer(user))
                 assert denied.status_code == 403

@@ -199,6 +199,8 @@ async def test_the_api_describes_itself() -> None:
         "/healthz",
         "/readyz",
         "/metrics",
+        "/dashboard",
+        "/v1/dashboard",
     }
     body = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"]["$ref"].endswith("/ChatRequest")
