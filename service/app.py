@@ -33,18 +33,22 @@ from service.metrics import Metrics
 from service.middleware import RequestContext
 from service.openai import ChatRequest
 from service.ports import PipelinePort
+from service.responses import ResponsesRequest
 from service.routes import (
     budget,
     cache,
     calibration,
     chat,
+    completions,
     dashboard,
     feedback,
     health,
     metrics,
     models,
+    responses,
     route,
 )
+from service.text_completions import CompletionRequest
 from service.upstream_metrics import UpstreamCollector
 
 DESCRIPTION = """Answers on the device when the small model is sure, asks a large one when not.
@@ -59,9 +63,10 @@ class GatewayApp(FastAPI):
         described = self.openapi_schema is not None
         schema = super().openapi()
         if not described:
-            chat = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            parts = {**chat.pop("$defs"), "ChatRequest": chat}
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+            parts = schema.setdefault("components", {}).setdefault("schemas", {})
+            for model in (ChatRequest, CompletionRequest, ResponsesRequest):
+                told = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                parts.update({**told.pop("$defs", {}), model.__name__: told})
         return schema
 
 
@@ -138,19 +143,8 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             expose_headers=CORS_EXPOSED,
         )
     app.add_middleware(RequestContext, metrics=measured)
-    routers = (
-        chat,
-        route,
-        feedback,
-        budget,
-        models,
-        cache,
-        calibration,
-        health,
-        metrics,
-        dashboard,
-    )
-    for part in routers:
+    routes = (chat, completions, responses, route, feedback, budget, dashboard)
+    for part in (*routes, models, cache, calibration, health, metrics):
         app.include_router(part.router)
     _handle_errors(app)
     return app

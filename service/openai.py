@@ -32,6 +32,22 @@ def _text_as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=1000)]],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(_text_as_list, json_schema_input_type=str | list[str]),
+]
+LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+JsonSchemaName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Verbosity = Literal["low", "medium", "high"]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
+
+
 class ContentPart(Wire):
     """One part of a message's content; exactly the field named by `type` is set."""
 
@@ -89,7 +105,7 @@ class StreamOptions(Wire):
 class JsonSchema(Wire):
     """A schema and its name; without `schema` it asks for any JSON object."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: JsonSchemaName
     description: Annotated[str, Field(max_length=100_000)] | None = None
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     strict: bool | None = None
@@ -137,22 +153,12 @@ class ChatRequest(Wire):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)]
-        | None
-    ) = None
+    logit_bias: LogitBias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
 
     max_tokens: Annotated[int, Field(ge=1, le=_BIG)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=_BIG)] | None = None
-    stop: (
-        Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=1000)]],
-            Field(max_length=MAX_STOPS),
-            BeforeValidator(_text_as_list, json_schema_input_type=str | list[str]),
-        ]
-        | None
-    ) = None
+    stop: Stops | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -169,9 +175,9 @@ class ChatRequest(Wire):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Verbosity | None = None
     web_search_options: dict[str, Any] | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    service_tier: ServiceTier | None = None
     moderation: dict[str, Any] | None = None
 
     user: Annotated[str, Field(max_length=512)] | None = None
@@ -179,14 +185,5 @@ class ChatRequest(Wire):
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
-    metadata: (
-        Annotated[
-            dict[
-                Annotated[str, Field(max_length=64)],
-                Annotated[str, Field(max_length=512)],
-            ],
-            Field(max_length=16),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     store: Literal[False] | None = None

@@ -95,6 +95,15 @@ def _parse(data: bytes, model: type[M]) -> Parsed[M]:
         raise bad_request(f"The body is not valid JSON: {exc}.", None, "invalid_json") from None
     if not isinstance(raw, dict):
         raise bad_request("The body must be a JSON object.", None, "invalid_type")
+    return _checked(raw, model)
+
+
+def check_chat_request(raw: dict[str, Any]) -> Parsed[ChatRequest]:
+    """Check a chat request that another kind of request amounts to. Raises as `read_request`."""
+    return _checked(raw, ChatRequest)
+
+
+def _checked(raw: dict[str, Any], model: type[M]) -> Parsed[M]:
     try:
         return Parsed(model.model_validate(raw), raw)
     except ValidationError as exc:

@@ -31,11 +31,11 @@ class Envelope:
     fingerprint: str
 
     @classmethod
-    def new(cls, info: EngineInfo) -> Envelope:
-        """Return a fresh envelope for an answer of the local model."""
+    def new(cls, info: EngineInfo, id: str = "") -> Envelope:
+        """Return a fresh envelope for an answer of the local model, with a new id or this one."""
         build = hashlib.sha256(f"{info.model_sha256}\n{info.build}".encode()).hexdigest()
         return cls(
-            id=f"chatcmpl-{uuid.uuid4().hex}",
+            id=id or f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=f"local:{info.model_name}",
             fingerprint=f"fp_{build[:12]}",

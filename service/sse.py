@@ -12,7 +12,7 @@ for.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -170,8 +170,15 @@ class ChunkWriter:
         return {**shared, **own, **ours, "choices": choices}
 
 
+class Chunks(Protocol):
+    """What turns a stream's items into chunks."""
+
+    def chunks(self, item: StreamItem) -> Iterator[dict[str, Any]]:
+        """Yield the chunks that `item` amounts to; those of the last one complete the stream."""
+
+
 async def chat_events(
-    items: AsyncIterator[StreamItem], writer: ChunkWriter, log: dict[str, Any]
+    items: AsyncIterator[StreamItem], writer: Chunks, log: dict[str, Any]
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a streamed answer. `log` is told how it ended."""
     try:
@@ -183,7 +190,7 @@ async def chat_events(
                 return
     except (RouterError, ApiError) as exc:
         log["cut"] = type(exc).__name__
-        yield event(_error_body(exc))
+        yield event(error_body(exc))
 
 
 def event(data: Mapping[str, Any]) -> bytes:
@@ -197,7 +204,7 @@ def _delta(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
 
-def _error_body(exc: RouterError | ApiError) -> Mapping[str, Any]:
+def error_body(exc: RouterError | ApiError) -> Mapping[str, Any]:
     """Return the error event of a stream that is cut. Raises `exc` when it is our own fault."""
     face = exc if isinstance(exc, ApiError) else from_router_error(exc)
     if face is None:

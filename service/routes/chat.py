@@ -9,17 +9,18 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from router.answer import Decision, Query
+from router.answer import Decision
 from service.access import account_of
 from service.disconnect import until_disconnect
+from service.forms import ChatForm, Form
 from service.gateway import StreamHead, StreamItem
 from service.keys import tenant_of
 from service.openai import ChatRequest
-from service.parse import read_chat_request
+from service.parse import Parsed, read_chat_request
 from service.query import to_query, wants_logprobs
 from service.replies import CacheStatus, Envelope, completion, router_headers
 from service.routes.common import gateway_of, log_facts, takes_chat_request
-from service.sse import ChunkWriter, EventStream, chat_events
+from service.sse import ChunkWriter, EventStream
 from service.strict_json import StrictJSONResponse, finite
 
 router = APIRouter(tags=["chat"])
@@ -36,8 +37,15 @@ async def chat_completions(request: Request) -> Response:
     The response is OpenAI's, with a `router` object that says where the answer comes from and why,
     and its short form in `X-Router-*` headers.
     """
+    chat = await read_chat_request(request)
+    options = chat.request.stream_options
+    return await respond(request, chat, ChatForm(bool(options and options.include_usage)))
+
+
+async def respond(request: Request, asked: Parsed[ChatRequest], form: Form) -> Response:
+    """Answer what was asked, in the form of the endpoint where it was."""
     gateway = gateway_of(request)  # a dependency would take longer to solve than the body to parse
-    chat, raw = await read_chat_request(request)
+    chat, raw = asked
     tenant = tenant_of(request.headers)
     query = to_query(
         chat,
@@ -49,10 +57,16 @@ async def chat_completions(request: Request) -> Response:
     )
     query = gateway.private(query)
     use = gateway.cache_use(query, request.headers)
-    envelope = Envelope.new(gateway.info)
+    envelope = Envelope.new(gateway.info, form.new_id())
     if chat.stream:
         items = gateway.stream(query, use=use, id=envelope.id)
-        return await _streamed(request, items, _writer(envelope, chat, query))
+        writer = ChunkWriter(
+            envelope,
+            include_usage=form.include_usage,
+            logprobs=wants_logprobs(query),
+            n_top=query.top_logprobs,
+        )
+        return await _streamed(request, items, form, writer)
     served = await until_disconnect(request, gateway.answer(query, use=use, id=envelope.id))
     log_facts(request).update(_log_line(served.answer.decision, served.cache))
     body = completion(
@@ -63,11 +77,11 @@ async def chat_completions(request: Request) -> Response:
         n_top=query.top_logprobs,
     )
     headers = router_headers(served.answer.decision, served.cache, served.age)
-    return StrictJSONResponse(body, headers=headers)
+    return StrictJSONResponse(form.whole(body), headers=headers)
 
 
 async def _streamed(
-    request: Request, items: AsyncGenerator[StreamItem, None], writer: ChunkWriter
+    request: Request, items: AsyncGenerator[StreamItem, None], form: Form, writer: ChunkWriter
 ) -> Response:
     """Wait for the decision, which may still fail as an HTTP error, then stream."""
     head = await until_disconnect(request, anext(items))
@@ -76,16 +90,7 @@ async def _streamed(
     facts = log_facts(request)
     facts.update(_log_line(head.decision, head.cache))
     headers = router_headers(head.decision, head.cache, head.age)
-    return EventStream(chat_events(items, writer, facts), items, headers)
-
-
-def _writer(envelope: Envelope, chat: ChatRequest, query: Query) -> ChunkWriter:
-    return ChunkWriter(
-        envelope,
-        include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
-        logprobs=wants_logprobs(query),
-        n_top=query.top_logprobs,
-    )
+    return EventStream(form.events(items, writer, facts), items, headers)
 
 
 def _log_line(decision: Decision, cache: CacheStatus) -> Mapping[str, Any]:

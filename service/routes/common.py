@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, cast
 
 from fastapi import Depends
+from pydantic import BaseModel
 from starlette.requests import Request
 
 from service.gateway import Gateway
-
-CHAT_REQUEST_SCHEMA = {"$ref": "#/components/schemas/ChatRequest"}
+from service.openai import ChatRequest
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -31,10 +31,16 @@ def log_facts(request: Request) -> dict[str, Any]:
 
 def takes_chat_request(description: str) -> dict[str, Any]:
     """Return the OpenAPI entry of a route that reads a `ChatRequest` by itself."""
+    return takes(ChatRequest, description)
+
+
+def takes(model: type[BaseModel], description: str) -> dict[str, Any]:
+    """Return the OpenAPI entry of a route that reads a `model` by itself; see `REQUESTS`."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {
         "requestBody": {
             "required": True,
             "description": description,
-            "content": {"application/json": {"schema": CHAT_REQUEST_SCHEMA}},
+            "content": {"application/json": {"schema": schema}},
         }
     }

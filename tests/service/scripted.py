@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
+import openai
 import uvicorn
 from fastapi import FastAPI
 
@@ -88,6 +89,8 @@ LOCAL = Answer(
     pieces=PIECES,
     top_pieces=TOP_PIECES,
 )
+
+TWO = replace(LOCAL, others=(replace(LOCAL.choices[0], text="Hallo!", pieces=(), trace=None),))
 
 REMOTE_BODY: dict[str, Any] = {
     "id": "chatcmpl-upstream",
@@ -281,3 +284,12 @@ def serving(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@contextmanager
+def openai_client(pipeline: PipelinePort, **settings: Any) -> Iterator[openai.OpenAI]:
+    """The unmodified client of a real server."""
+    with serving(make_app(pipeline, **settings)) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        with client:
+            yield client

@@ -16,7 +16,8 @@ from router.account import Account
 from router.config import Settings
 from router.keystore import KeyStore
 from router.live import Live
-from router.pipeline import Pipeline, Prices
+from router.pipeline import Pipeline
+from router.prices import Prices
 from service.app import create_app
 from tests.chromium import Chromium, Page
 from tests.router.traffic import LLM, USUAL, Engine, held_out, perplexities
@@ -273,7 +274,8 @@ def test_everything_can_be_reached_by_keyboard(page: Page, served: Served) -> No
 
 def test_data_never_becomes_markup(page: Page) -> None:
     nasty = "<img src=x onerror=document.title='broken'>"
-    decision: Any = replace(CONFIDENT, reason=nasty)
+    unheard_of: Any = nasty
+    decision = replace(CONFIDENT, reason=unheard_of)
     pipeline = ScriptedPipeline(reply=replace(LOCAL, decision=decision))
     pipeline.engine.alive, pipeline.engine.trouble = False, nasty
     with serving(make_app(pipeline, ledger="off")) as address:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,28 +13,19 @@ from openai.types.chat import ChatCompletionMessageParam
 from router.errors import CapabilityError, EngineBusy, PromptTooLong, UpstreamUnavailable
 from tests.service.scripted import (
     CONFIDENT,
-    LOCAL,
     LOCAL_STREAM,
     REMOTE,
     REMOTE_STREAM,
+    TWO,
     ScriptedPipeline,
-    make_app,
-    serving,
+    openai_client,
 )
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello"}]
 
 
-@contextmanager
-def client_of(pipeline: ScriptedPipeline) -> Iterator[openai.OpenAI]:
-    with serving(make_app(pipeline)) as address:
-        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-        with client:
-            yield client
-
-
 def test_in_one_piece() -> None:
-    with client_of(ScriptedPipeline()) as client:
+    with openai_client(ScriptedPipeline()) as client:
         raw = client.chat.completions.with_raw_response.create(
             model="auto",
             messages=MESSAGES,
@@ -61,7 +51,7 @@ def test_in_one_piece() -> None:
 @pytest.mark.parametrize("usage", [True, False])
 def test_streamed(events: Any, usage: bool) -> None:
     options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
-    with client_of(ScriptedPipeline(events=events)) as client:
+    with openai_client(ScriptedPipeline(events=events)) as client:
         for cache in ("miss", "hit"):
             with client.chat.completions.create(
                 model="auto", messages=MESSAGES, stream=True, **options
@@ -79,7 +69,7 @@ def test_streamed(events: Any, usage: bool) -> None:
 
 def test_the_clients_own_accumulator_understands_the_stream() -> None:
     with (
-        client_of(ScriptedPipeline()) as client,
+        openai_client(ScriptedPipeline()) as client,
         client.chat.completions.stream(
             model="auto", messages=MESSAGES, logprobs=True, stream_options={"include_usage": True}
         ) as stream,
@@ -91,12 +81,9 @@ def test_the_clients_own_accumulator_understands_the_stream() -> None:
     assert final.usage is not None
 
 
-TWO = replace(LOCAL, others=(replace(LOCAL.choices[0], text="Hallo!", pieces=(), trace=None),))
-
-
 def test_several_choices() -> None:
     pipeline = ScriptedPipeline(TWO, [CONFIDENT, TWO])
-    with client_of(pipeline) as client:
+    with openai_client(pipeline) as client:
         whole = client.chat.completions.create(model="auto", messages=MESSAGES, n=2)
         with client.chat.completions.stream(model="auto", messages=MESSAGES, n=2) as stream:
             streamed = stream.get_final_completion()
@@ -109,7 +96,7 @@ def test_several_choices() -> None:
 def test_a_cut_stream_raises() -> None:
     pipeline = ScriptedPipeline(events=[*REMOTE_STREAM[:3], UpstreamUnavailable("it cut")])
     with (
-        client_of(pipeline) as client,
+        openai_client(pipeline) as client,
         client.chat.completions.create(model="auto", messages=MESSAGES, stream=True) as stream,
     ):
         assert next(stream).choices
@@ -120,7 +107,7 @@ def test_a_cut_stream_raises() -> None:
 def test_a_stream_cut_by_our_own_fault_does_not_look_complete() -> None:
     pipeline = ScriptedPipeline(events=[CONFIDENT, LOCAL_STREAM[1], ZeroDivisionError()])
     with (
-        client_of(pipeline) as client,
+        openai_client(pipeline) as client,
         client.chat.completions.create(model="auto", messages=MESSAGES, stream=True) as stream,
         pytest.raises(Exception, match=r"(?i)incomplete|connection"),
     ):
@@ -141,14 +128,14 @@ Check = Callable[[openai.APIStatusError], bool]
 def test_errors_become_the_packages_own(
     failure: Exception, kind: type[openai.APIStatusError], code: str
 ) -> None:
-    with client_of(ScriptedPipeline(failure)) as client, pytest.raises(kind) as caught:
+    with openai_client(ScriptedPipeline(failure)) as client, pytest.raises(kind) as caught:
         client.chat.completions.create(model="auto", messages=MESSAGES)
     assert caught.value.code == code
     assert caught.value.request_id
 
 
 def test_models() -> None:
-    with client_of(ScriptedPipeline()) as client:
+    with openai_client(ScriptedPipeline()) as client:
         assert [model.id for model in client.models.list()] == ["auto", "local", "remote"]
         assert client.models.retrieve("local").owned_by == "seek-stronger"
         with pytest.raises(openai.NotFoundError):
@@ -168,7 +155,7 @@ def test_tool_calls_pass_through() -> None:
         remote_body={**(REMOTE.remote_body or {}), "choices": [choice]},
     )
     pipeline = ScriptedPipeline(reply)
-    with client_of(pipeline) as client:
+    with openai_client(pipeline) as client:
         answer = client.chat.completions.create(
             model="auto",
             messages=MESSAGES,

@@ -187,12 +187,14 @@ async def test_the_api_describes_itself() -> None:
         docs = await client.get("/docs")
     assert docs.status_code == 200
     assert set(schema["paths"]) == {
+        "/v1/budget",
+        "/v1/completions",
+        "/v1/responses",
         "/v1/chat/completions",
         "/v1/route",
         "/v1/feedback",
         "/v1/models",
         "/v1/models/{model_id}",
-        "/v1/budget",
         "/v1/cache",
         "/v1/calibration",
         "/v1/calibration/reload",

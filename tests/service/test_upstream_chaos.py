@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import pytest
 
-from router.engine.messages import EngineInfo
 from router.pipeline import Pipeline
 from router.remote import Timeouts, Upstream
 from router.upstreams.breaker import BreakerRules
@@ -56,9 +55,7 @@ UNSURE = unsure(1.3)
 class Engine(FakeEngine):
     """Unsure of everything."""
 
-    @property
-    def info(self) -> EngineInfo:
-        return INFO
+    info = INFO
 
 
 @dataclass
