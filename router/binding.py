@@ -14,6 +14,7 @@ def binding_of(info: EngineInfo) -> Binding:
     """The binding of a calibration made with this engine, greedily, by these estimators."""
     sampler = asdict(GREEDY)
     sampler["logit_bias"] = [list(pair) for pair in GREEDY.logit_bias]
+    del sampler["grammar"]  # it belongs to a request, as its question does
     return Binding(
         model_sha256=info.model_sha256,
         quantisation=info.quantisation,

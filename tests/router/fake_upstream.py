@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,10 @@ class Request:
     line: str
     headers: dict[str, str]
     body: Any
+
+
+asked: ContextVar[Request] = ContextVar("asked")
+"""The request that a step answers."""
 
 
 @dataclass
@@ -44,6 +49,7 @@ async def scripted(*steps: Step) -> AsyncIterator[Server]:
         try:
             while (request := await _read_request(reader)) is not None:
                 server.requests.append(request)
+                asked.set(request)
                 step = server.steps.pop(0) if len(server.steps) > 1 else server.steps[0]
                 server.busy += 1
                 try:

@@ -8,7 +8,15 @@ from typing import Any
 
 from calibration.items import Question
 from router.remote import Upstream
-from tests.router.fake_upstream import Server, Step, answer, completion, scripted
+from tests.router.fake_upstream import (
+    Request,
+    Server,
+    Step,
+    answer,
+    asked,
+    completion,
+    scripted,
+)
 
 REJECTION = answer({"error": {"message": "content policy"}}, 400)
 DOWN = answer({"error": {"message": "out of order"}}, 500)
@@ -23,7 +31,7 @@ async def llm(
     async with scripted() as server:
 
         async def step(writer: Any) -> None:
-            said = reply(prompts(server)[-1])
+            said = reply(_prompt(asked.get()))
             respond = answer(completion(said)) if isinstance(said, str) else said
             await respond(writer)
 
@@ -33,7 +41,12 @@ async def llm(
 
 
 def prompts(server: Server) -> list[str]:
-    return [request.body["messages"][-1]["content"] for request in server.requests]
+    return [_prompt(request) for request in server.requests]
+
+
+def _prompt(request: Request) -> str:
+    prompt: str = request.body["messages"][-1]["content"]
+    return prompt
 
 
 def cut_answer(text: str, finish_reason: str = "length") -> Step:
