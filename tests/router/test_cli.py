@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -188,7 +189,7 @@ class TestServe:
         with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             try:
-                lines = list(iter(child.stdout.readline, "  try\n"))
+                lines = list(itertools.takewhile(lambda line: line != "  try\n", child.stdout))
                 _, url, *_, body = shlex.split(child.stdout.readline())
                 answer = httpx.post(url, json=json.loads(body), timeout=60).json()
                 child.send_signal(signal.SIGINT)
@@ -197,7 +198,8 @@ class TestServe:
                 child.kill()
         labels = [line.split()[0] for line in lines if line.strip()]
         assert labels == [
-            *("seek-stronger", "model", "engine", "calibration", "upstream", "cache", "listening")
+            *("seek-stronger", "model", "engine", "calibration", "upstream", "cache", "access"),
+            "listening",
         ]
         assert "Au" in answer["choices"][0]["message"]["content"]
 

@@ -17,6 +17,7 @@ from router.answer import BudgetNote
 from router.budget import Budgets
 from router.budgets import Limits, RedisStore
 from router.errors import BudgetSpent
+from router.keystore import KeyStore
 from service import stored
 from service.keys import worth_keeping
 from tests.service.scripted import (
@@ -27,13 +28,11 @@ from tests.service.scripted import (
     ScriptedPipeline,
     client_of,
     make_app,
-    running,
     serving,
 )
 from tests.service.test_audit import KEPT, QUERY, ScriptedLLM, audits_of
 
 NOON = 1_700_049_600.0
-ADA = Account(id="ada", usd_per_day=2.0)
 NOTE = BudgetNote("key/day", 0.25, threshold_moved=True, threshold_wanted=0.9)
 
 
@@ -47,25 +46,19 @@ async def spent(budgets: Budgets, account: Account, usd: float) -> None:
 
 
 @asynccontextmanager
-async def gateway(budgets: Budgets, account: Account = ANONYMOUS) -> AsyncIterator[Any]:
-    """A gateway whose requests come from `account`."""
-    app = make_app(ScriptedPipeline(budgets=budgets))
-
-    async def authenticated(scope: Any, receive: Any, send: Any) -> None:
-        scope.setdefault("state", {})["account"] = account
-        await app(scope, receive, send)
-
-    async with running(app):
-        transport = httpx.ASGITransport(app=authenticated)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-            yield client
+async def gateway(budgets: Budgets, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(ScriptedPipeline(budgets=budgets), **settings) as client:
+        yield client
     await budgets.close()
 
 
-async def test_a_key_sees_its_own_limits_and_the_operator_the_gateways() -> None:
+async def test_a_key_sees_its_own_limits_and_the_operator_the_gateways(tmp_path: Path) -> None:
     budgets = Budgets(None, Limits(usd_per_month=50.0), clock=lambda: NOON)
-    async with gateway(budgets, ADA) as client:
-        await spent(budgets, ADA, 0.5)
+    store = KeyStore(tmp_path / "keys.db")
+    secret, key = store.create(Account(name="ada", usd_per_day=2.0), admin=True)
+    async with gateway(budgets, keys=str(store.path)) as client:
+        client.headers["Authorization"] = f"Bearer {secret}"
+        await spent(budgets, key.account, 0.5)
         body = (await client.get("/v1/budget")).json()
         metrics = (await client.get("/metrics")).text
     assert body == {

@@ -92,7 +92,7 @@ def _tasks() -> list[str]:
     return [name for name in names if name not in _STANDING]
 
 
-_STANDING = {"scripted.<locals>.serve", "Books._write", "LifespanOn.main"}
+_STANDING = {"scripted.<locals>.serve", "Books._write", "KeyRing._follow", "LifespanOn.main"}
 
 
 @asynccontextmanager
