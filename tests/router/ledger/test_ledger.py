@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -440,6 +441,13 @@ class TestChoice:
     async def test_a_file_that_was_asked_for_must_be_usable(self, tmp_path: Path) -> None:
         with pytest.raises(LedgerError, match="as the ledger"):
             await open_ledger(Settings(ledger=str(tmp_path)))
+
+    async def test_a_file_that_can_not_be_opened_leaves_no_thread(self, tmp_path: Path) -> None:
+        before = set(threading.enumerate())
+        for _ in range(20):
+            with pytest.raises(LedgerError, match="unable to open"):
+                await SqliteLedger.open(tmp_path)
+            assert set(threading.enumerate()) <= before
 
     async def test_the_default(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
