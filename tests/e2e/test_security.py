@@ -261,7 +261,7 @@ def test_no_secret_is_seen_whatever_goes_wrong(stage: Stage) -> None:
     for place, text in everywhere.items():
         for name, secret in known.items():
             assert secret not in text, f"{name} is in {place}"
-            assert secret.rpartition("-")[2][:20] not in text, f"part of {name} is in {place}"
+            assert secret[-20:] not in text, f"part of {name} is in {place}"
 
 
 def test_no_secret_is_in_a_repr(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

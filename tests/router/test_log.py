@@ -20,7 +20,7 @@ NOW = time.time()
 
 def decided(i: int, p: float | None, **fields: Any) -> Decided:
     route = "local" if p is not None and p >= 0.5 else "remote"
-    reason = "confident" if route == "local" else "uncertain"
+    reason = "policy" if p is None else "confident" if route == "local" else "uncertain"
     made: dict[str, Any] = {
         "id": f"chatcmpl-{i}",
         "at": NOW - 60 * i,
@@ -54,7 +54,7 @@ class TestReplay:
     def test_what_no_threshold_decided_stays_out(self) -> None:
         entries = [
             (decided(0, None, reason="policy"), None),
-            (decided(1, None), None),
+            (decided(1, None, reason="uncertain"), None),
             (decided(2, 0.9), None),
         ]
         told = replay(entries, 0.95)
@@ -88,8 +88,9 @@ def ledger(tmp_path: Path) -> Path:
 
     async def fill() -> None:
         ledger = await SqliteLedger.open(path)
-        await ledger.record(*(decided(i, p) for i, p in enumerate((0.9, 0.55, 0.1))))
-        await ledger.record(decided(3, None, reason="policy", prompt=None))
+        now = time.time()
+        for i, p in enumerate((0.9, 0.55, 0.1, None)):
+            await ledger.record(decided(i, p, at=now - 60 * i))
         await ledger.label(label(1, False))
         await ledger.close()
 
