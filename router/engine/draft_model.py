@@ -19,6 +19,9 @@ log = logging.getLogger("router.engine.draft_model")
 CHUNK = 256
 """Tokens read at once, at least."""
 
+_TRIED = 8
+"""Tokens read at the start; the first ones are slow, until the weights are in memory."""
+
 _UNREADABLE = "\ufffd"
 
 
@@ -30,7 +33,7 @@ class DraftModel:
     ask. It makes no request fail: after an EngineError it logs, and guesses no more.
 
     Raises ModelError when llama.cpp can't load `path` or when its vocabulary is not that of
-    `target`, EngineError when there is no memory for the cache.
+    `target`, EngineError when there is no memory for the cache or it can't compute.
     """
 
     judges_itself = False
@@ -64,11 +67,23 @@ class DraftModel:
         self._cost = StepCost()
         self._lines = 0
         self._broken = False
+        self._try_out()
+
+    def _try_out(self) -> None:
+        """Learn what a guess takes, so that no prompt is read for guesses that can't pay."""
+        try:
+            for _ in range(min(_TRIED, self._n_context)):
+                self._read([_Piece(0, [0])])
+            self._context.clear(0)
+        except EngineError:
+            self.close()
+            raise
+        self._held[0].clear()
 
     @property
     def seconds_per_guess(self) -> float:
-        """What a guess took lately, the reading of prompts left out; 0.0 while unknown."""
-        return self._cost.seconds(self._lines) / self._lines if self._lines else 0.0
+        """What a guess took lately, the reading of prompts left out."""
+        return self._cost.seconds(self._lines) / self._lines
 
     def propose(self, asks: Sequence[Ask]) -> list[list[int]]:
         """Greedy guesses; fewer than asked for where the model would end or its context does."""

@@ -101,6 +101,14 @@ def test_guesses_are_the_draft_models_own_greedy_answer(drafter: DraftModel, alo
     assert drafter.seconds_per_guess > 0
 
 
+def test_what_a_guess_takes_is_known_before_it_is_asked(draft_path: Path, target: Model) -> None:
+    drafter = draft_model(draft_path, target)
+    try:
+        assert drafter.seconds_per_guess > 0
+    finally:
+        drafter.close()
+
+
 def test_what_was_not_accepted_is_dropped(drafter: DraftModel, alone: Greedy) -> None:
     tokens = alone.tokens(TEXTS[1])
     [first] = drafter.propose([Ask(0, tokens, 5)])
