@@ -181,7 +181,7 @@ class TestSizes:
         assert fused == 256 * (4 * (1000 + 4096 + 2048) + 2 * 1000)
         assert compute_bytes(HEADER, with_settings(flash_attn="off")) > fused
         assert compute_bytes(HEADER, with_settings(prefill_chunk=512)) == 2 * fused
-        many = with_settings(slots=128, speculative="lookup")
+        many = with_settings(slots=128, speculative="lookup", draft_tokens=8)
         assert compute_bytes(HEADER, many) == 128 * 9 * fused // 256
 
 
