@@ -62,7 +62,12 @@ async def watch(engine: Engine, judge: Judge, question: str, tokens: int, longes
     """Ask `question` and note what comes when, with a look after `tokens`."""
     query = Query((Message("user", question),), body={}, max_tokens=longest)
     request = GenerateRequest(
-        query.messages, max_tokens=longest, stream=True, hidden=True, look=Look(tokens, NEVER)
+        query.messages,
+        max_tokens=longest,
+        stream=True,
+        hidden=True,
+        look=Look(tokens, NEVER),
+        tenant=f"{tokens}",  # else the question would be in the cache the second time
     )
 
     def kept(completion: Completion) -> bool:
