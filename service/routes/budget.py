@@ -10,8 +10,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from router.account import ANONYMOUS, Account
 from router.budget import Standing
+from service.access import Caller
 from service.routes.common import GatewayDep
 from service.strict_json import StrictJSONResponse
 
@@ -22,17 +22,20 @@ router = APIRouter(tags=["routing"])
 async def budget(request: Request, gateway: GatewayDep) -> Response:
     """Return where the caller's limits stand, by UTC day and month.
 
-    Those of the whole gateway are told where there are no keys, and nobody else to spend it.
+    Those of the whole gateway are the operator's to see: for an admin key, and where no key is
+    needed.
     `stale` says that the store of budgets fails, and the figures are those seen last.
     """
-    account: Account = getattr(request.state, "account", ANONYMOUS)
+    caller: Caller = request.state.caller
     budgets = gateway.pipeline.budgets
-    standings = [] if budgets is None else await budgets.look(account)
-    own = "gateway/" if account == ANONYMOUS else "key/"
+    standings = [] if budgets is None else await budgets.look(caller.account)
+    operator = caller.admin or not caller.keyed
     return StrictJSONResponse(
         {
             "object": "budget",
-            "limits": [_shown(each) for each in standings if each.limit.startswith(own)],
+            "limits": [
+                _shown(each) for each in standings if operator or each.limit.startswith("key/")
+            ],
             "stale": budgets is not None and budgets.broken,
         }
     )

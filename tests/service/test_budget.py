@@ -54,13 +54,18 @@ async def gateway(budgets: Budgets, **settings: Any) -> AsyncIterator[httpx.Asyn
 
 async def test_a_key_sees_its_own_limits_and_the_operator_the_gateways(tmp_path: Path) -> None:
     budgets = Budgets(None, Limits(usd_per_month=50.0), clock=lambda: NOON)
-    store = KeyStore(tmp_path / "keys.db")
-    secret, key = store.create(Account(name="ada", usd_per_day=2.0), admin=True)
-    async with gateway(budgets, keys=str(store.path)) as client:
-        client.headers["Authorization"] = f"Bearer {secret}"
-        await spent(budgets, key.account, 0.5)
-        body = (await client.get("/v1/budget")).json()
-        metrics = (await client.get("/metrics")).text
+    keys = KeyStore(tmp_path / "keys.db")
+    key, ada = keys.create(Account(name="ada", usd_per_day=2.0))
+    admin, _ = keys.create(Account(name="operator"), admin=True)
+    async with gateway(budgets, keys=str(keys.path)) as client:
+        await spent(budgets, ada.account, 0.5)
+
+        async def get(path: str, key: str) -> httpx.Response:
+            return await client.get(path, headers={"Authorization": f"Bearer {key}"})
+
+        body = (await get("/v1/budget", key)).json()
+        (seen,) = (await get("/v1/budget", admin)).json()["limits"]
+        metrics = (await get("/metrics", admin)).text
     assert body == {
         "object": "budget",
         "limits": [
@@ -76,6 +81,7 @@ async def test_a_key_sees_its_own_limits_and_the_operator_the_gateways(tmp_path:
         ],
         "stale": False,
     }
+    assert (seen["limit"], seen["left"]) == ("gateway/month", 49.5)
     assert 'router_budget_usd{scope="gateway/month",what="limit"} 50.0' in metrics
     assert 'router_budget_usd{scope="gateway/month",what="spent"} 0.5' in metrics
     assert 'router_budget_usd{scope="gateway/month",what="reserved"} 0.0' in metrics
@@ -147,7 +153,7 @@ def test_an_answer_that_was_kept_for_want_of_money_is_not_kept_for_others() -> N
 
 def test_what_was_left_at_that_time_is_not_told_from_the_cache() -> None:
     decision = replace(CONFIDENT, budget=NOTE)
-    value = stored.encode(replace(LOCAL, decision=decision), at=0.0, keep_trace=False)
+    value = stored.encode(replace(LOCAL, decision=decision), at=NOON, keep_trace=False)
     assert stored.decode(value).answer.decision.budget is None
 
 

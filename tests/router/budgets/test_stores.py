@@ -175,18 +175,24 @@ def test_no_sequence_of_calls_makes_it_count_wrongly(
 
 SPENDER = """
 import asyncio, sys
-from tests.router.budgets.conftest import open_at
-from tests.router.budgets.test_stores import *
+from pathlib import Path
+from router.account import Account
+from router.budgets import Limits, Look, RedisStore, Settled, SqliteStore, nano
 
 async def spend():
-    place, name = sys.argv[1:]
-    store = open_at(place if "://" in place else Path(place))
+    place, now, name = sys.argv[1:]
+    store = RedisStore(place) if "://" in place else SqliteStore(Path(place))
+    account = Account(id="ada", usd_per_day=1.0)
+    purses = Limits(usd_per_day=2.0).purses(account, float(now))
+    looks = [Look(purse) for purse in purses]
+
     async def one(n):
         id = f"{name}-{n}"
-        granted = await store.reserve(id, LOOKS, nano(0.005))
+        granted = await store.reserve(id, looks, nano(0.005))
         if granted.refused is None:
-            await store.sync(name, [Settled(id, PURSES, nano(0.005), False)], [], LOOKS)
+            await store.sync(name, [Settled(id, purses, nano(0.005), False)], [], looks)
         return granted.refused is None
+
     done = [await asyncio.gather(*(one(10 * m + n) for n in range(10))) for m in range(10)]
     print(sum(map(sum, done)))
     await store.close()
@@ -196,7 +202,7 @@ asyncio.run(spend())
 
 
 async def test_several_processes_never_spend_more_than_there_is(place: Path | str) -> None:
-    command = [sys.executable, "-c", SPENDER, str(place)]
+    command = [sys.executable, "-c", SPENDER, str(place), str(NOON)]
     running = [
         subprocess.Popen([*command, f"p{n}"], stdout=subprocess.PIPE, text=True) for n in range(4)
     ]
