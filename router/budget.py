@@ -209,6 +209,7 @@ class Budgets:
         self._known_at: float | None = None
         self._full_look_at = 0.0
         self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
         self._looking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -303,10 +304,10 @@ class Budgets:
 
     async def close(self) -> None:
         """Tell what is still to be told, and close the store."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        self._closing.set()
+        self._wake.set()
+        if self._task is not None:  # not cancelled: what it is telling would have to be told again
+            await self._task
         if self._settled or self._asked:
             await self.sync()
         await self._store.close()
@@ -314,7 +315,7 @@ class Budgets:
     def _lines_of(self, account: Account) -> tuple[Line, ...]:
         now = self.clock()
         purses = self._limits.purses(account, now)
-        if purses and (self._task is None or self._task.done()):
+        if purses and self._task is None:
             self._task = asyncio.create_task(self._keep_looking())
         lines = []
         for purse in purses:
@@ -357,19 +358,19 @@ class Budgets:
         self._wake.set()
 
     async def _keep_looking(self) -> None:
-        while True:
+        while not self._closing.is_set():
+            self._wake.clear()
+            woken_by = self._wake
             try:
                 await self.sync()
             except Exception:  # a bug: answers must not suffer from it
                 log.exception("internal error while counting budgets")
-                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+                woken_by = self._closing
             if self._broken:
-                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-            else:
-                self._wake.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(SECONDS_BETWEEN_LOOKS):
-                        await self._wake.wait()
+                woken_by = self._closing
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SECONDS_BETWEEN_LOOKS):
+                    await woken_by.wait()
 
     def _fault(self, error: LedgerError) -> None:
         if not self._broken:
