@@ -48,6 +48,7 @@ from service.routes import (
     responses,
     route,
 )
+from service.routes.common import OUTCOMES
 from service.text_completions import CompletionRequest
 from service.upstream_metrics import UpstreamCollector
 
@@ -129,6 +130,7 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
         title="seek-stronger",
         version=version("seek-stronger"),
         description=DESCRIPTION,
+        responses=OUTCOMES,
         lifespan=lifespan,
         redoc_url=None,  # says the same as /docs
     )

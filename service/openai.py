@@ -42,6 +42,12 @@ Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
 ]
+ModelName = Annotated[
+    str,
+    Field(
+        description="auto, local or remote", json_schema_extra={"enum": ["auto", "local", "remote"]}
+    ),
+]
 JsonSchemaName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Verbosity = Literal["low", "medium", "high"]
@@ -139,7 +145,7 @@ class ChatRequest(Wire):
     A request that sets no `temperature` is answered greedily by the local model.
     """
 
-    model: Annotated[str, Field(description="auto, local or remote")]
+    model: ModelName
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     router: RouterOptions | None = None
 

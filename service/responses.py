@@ -12,6 +12,7 @@ from service.openai import (
     MAX_MESSAGES,
     JsonSchemaName,
     Metadata,
+    ModelName,
     ReasoningEffort,
     RouterOptions,
     ServiceTier,
@@ -95,7 +96,7 @@ def _as_items(value: Any) -> Any:
 class ResponsesRequest(Wire):
     """The body of `POST /v1/responses`."""
 
-    model: Annotated[str, Field(description="auto, local or remote")]
+    model: ModelName
     input: Annotated[
         list[InputItem],
         Field(min_length=1, max_length=MAX_MESSAGES),

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from service.errors import bad_request
 from service.gateway import StreamItem
-from service.openai import LogitBias, RouterOptions, Stops, StreamOptions, Wire
+from service.openai import LogitBias, ModelName, RouterOptions, Stops, StreamOptions, Wire
 from service.sse import ChunkWriter, chat_events
 
 KIND = "text_completion"
@@ -29,7 +29,7 @@ def _as_list(value: Any) -> Any:
 class CompletionRequest(Wire):
     """The body of `POST /v1/completions`: one prompt."""
 
-    model: Annotated[str, Field(description="auto, local or remote")]
+    model: ModelName
     prompt: Annotated[list[Any], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
     router: RouterOptions | None = None
     stream: bool | None = None

@@ -19,7 +19,7 @@ from service.openai import ChatRequest
 from service.parse import Parsed, read_chat_request
 from service.query import to_query, wants_logprobs
 from service.replies import CacheStatus, Envelope, completion, router_headers
-from service.routes.common import gateway_of, log_facts, takes_chat_request
+from service.routes.common import ANSWERS, gateway_of, log_facts, takes_chat_request
 from service.sse import ChunkWriter, EventStream
 from service.strict_json import StrictJSONResponse, finite
 
@@ -29,6 +29,7 @@ router = APIRouter(tags=["chat"])
 @router.post(
     "/v1/chat/completions",
     summary="Answer a conversation",
+    responses=ANSWERS,
     openapi_extra=takes_chat_request("OpenAI's request, with an optional `router` object"),
 )
 async def chat_completions(request: Request) -> Response:

@@ -12,6 +12,40 @@ from service.gateway import Gateway
 from service.openai import ChatRequest
 
 
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+_OBJECT: dict[str, Any] = {"type": "object"}
+_NULLABLE = {"type": ["string", "null"]}
+_ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message"],
+            "properties": {"message": {"type": "string"}, "type": _NULLABLE, "code": {}},
+        }
+    },
+}
+
+Responses = dict[int | str, dict[str, Any]]
+
+OUTCOMES: Responses = {
+    "4XX": {"description": "the request can't be answered as it is", "content": _json(_ERROR)},
+    "5XX": {"description": "the request can't be answered now", "content": _json(_ERROR)},
+}
+"""How every endpoint says that there is no answer, where it doesn't say otherwise."""
+
+ANSWERS: Responses = {
+    200: {
+        "description": "the answer; of a streamed request, server-sent events",
+        "content": {**_json(_OBJECT), "text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
 def gateway_of(request: Request) -> Gateway:
     """Return what answers in this application."""
     return cast(Gateway, request.app.state.gateway)

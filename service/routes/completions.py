@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.parse import check_chat_request, read_request
 from service.routes.chat import respond
-from service.routes.common import takes
+from service.routes.common import ANSWERS, takes
 from service.text_completions import CompletionRequest, TextForm, chat_body
 
 router = APIRouter(tags=["chat"])
@@ -17,6 +17,7 @@ router = APIRouter(tags=["chat"])
 @router.post(
     "/v1/completions",
     summary="Answer a prompt",
+    responses=ANSWERS,
     openapi_extra=takes(CompletionRequest, "OpenAI's legacy request, with an optional `router`"),
 )
 async def completions(request: Request) -> Response:

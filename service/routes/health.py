@@ -7,11 +7,13 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.routes.common import GatewayDep
+from service.routes.common import GatewayDep, Responses
 from service.strict_json import StrictJSONResponse
 from service.upstream_metrics import reports_of
 
 router = APIRouter(tags=["operations"])
+
+_STATUS = {"application/json": {"schema": {"type": "object", "required": ["status"]}}}
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -20,7 +22,10 @@ async def healthz() -> Response:
     return StrictJSONResponse({"status": "alive"})
 
 
-@router.get("/readyz", summary="Should it get traffic?")
+_NOT_READY: Responses = {503: {"description": "not now", "content": _STATUS}}
+
+
+@router.get("/readyz", summary="Should it get traffic?", responses=_NOT_READY)
 async def readyz(gateway: GatewayDep) -> Response:
     """Return 200 when requests are taken, else 503 and what is missing; and how upstreams do."""
     missing = []

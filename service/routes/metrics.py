@@ -12,7 +12,7 @@ from router.engine.messages import EngineStats
 from router.errors import EngineError
 from service.access import OperatorReads
 from service.gateway import Gateway
-from service.routes.common import GatewayDep
+from service.routes.common import GatewayDep, Responses
 
 router = APIRouter(tags=["operations"])
 
@@ -20,7 +20,16 @@ STATS_TIMEOUT = 1.0
 """Seconds to wait for the engine's load; who looks must not hang with an engine that does."""
 
 
-@router.get("/metrics", summary="Metrics for Prometheus", dependencies=[OperatorReads])
+_TEXT: Responses = {200: {"content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}}
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    dependencies=[OperatorReads],
+    response_class=Response,
+    responses=_TEXT,
+)
 async def metrics(gateway: GatewayDep) -> Response:
     """Return all metrics in Prometheus' text format."""
     gateway.metrics.observe_engine(gateway.engine.alive, await engine_load(gateway))

@@ -10,7 +10,7 @@ from service.parse import check_chat_request, read_request
 from service.response_objects import ResponseForm
 from service.responses import ResponsesRequest, chat_body
 from service.routes.chat import respond
-from service.routes.common import takes
+from service.routes.common import ANSWERS, takes
 
 router = APIRouter(tags=["chat"])
 
@@ -18,6 +18,7 @@ router = APIRouter(tags=["chat"])
 @router.post(
     "/v1/responses",
     summary="Respond to a text or a conversation",
+    responses=ANSWERS,
     openapi_extra=takes(ResponsesRequest, "OpenAI's request, with an optional `router` object"),
 )
 async def responses(request: Request) -> Response:
