@@ -98,7 +98,10 @@ def test_all_endpoints_answer_the_same(client: openai.OpenAI) -> None:
 
 
 def test_a_schema_beyond_grammars_goes_to_the_upstream(client: openai.OpenAI) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "x+"}}}
+    schema: dict[str, object] = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "pattern": "x+"}},
+    }
     with pytest.raises(openai.BadRequestError, match="pattern"):
         # The upstream is a gateway without an upstream of its own, and says the same.
         client.chat.completions.create(

@@ -13,6 +13,9 @@ from typing import Any
 
 import openai
 import pytest
+from openai.resources.chat import Completions as ChatCompletions
+from openai.resources.completions import Completions
+from openai.resources.responses import Responses
 
 from tests.service.scripted import REMOTE, ScriptedPipeline, openai_client
 
@@ -146,9 +149,9 @@ def signature(create: Any) -> set[str]:
 @pytest.mark.parametrize(
     ("listed", "create"),
     [
-        (CHAT, openai.resources.chat.Completions.create),
-        (COMPLETIONS, openai.resources.Completions.create),
-        (RESPONSES, openai.resources.responses.Responses.create),
+        (CHAT, ChatCompletions.create),
+        (COMPLETIONS, Completions.create),
+        (RESPONSES, Responses.create),
     ],
 )
 def test_none_is_forgotten(listed: Parameters, create: Any) -> None:
