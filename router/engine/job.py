@@ -51,7 +51,7 @@ class Job:
     n_guessed: int = 0
     n_accepted: int = 0
     pace: Pace | None = None
-    """How many tokens to guess; None guesses none."""
+    """How many tokens to guess; None leaves that to who guesses."""
     leader: Job | None = None
     """Another job that is reading the beginning of this one's prompt: to wait for."""
     n_led: int = 0

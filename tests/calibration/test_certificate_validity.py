@@ -19,6 +19,9 @@ from calibration.metrics import FloatArray
 from calibration.parts import FitPart, Grid, HeldOutPart, counts_kept
 from calibration.targets import Target, TargetKind
 
+# Thousands of draws over lines that other tests cover: tracing them would take longest.
+pytestmark = pytest.mark.no_cover
+
 DRAWS = 2000
 PER_GRID = 100  # draws that share a fit part
 CONFIDENCE = 0.95

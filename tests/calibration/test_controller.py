@@ -272,6 +272,7 @@ def sets() -> dict[str, FloatArray]:
     return {name: np.exp(-np.asarray(c["perplexity"])) for name, c in columns.items()}
 
 
+@pytest.mark.no_cover  # thousands of queries over lines that other tests cover
 class TestOnRealScores:
     """The reference is always the other data sets' scores, as for traffic no one has seen."""
 

@@ -20,6 +20,9 @@ from calibration.datasets.sampling import spread
 from calibration.grading import grade
 from calibration.items import LETTERS
 
+# Thousands of rows over lines that other tests cover: tracing them takes four times as long.
+pytestmark = pytest.mark.no_cover
+
 FOLDER = Path(os.environ.get("ROUTER_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SAMPLE = 30
 """Items of each file that are graded; all of them are read."""
