@@ -368,6 +368,11 @@ class Settings(BaseSettings):
             return self.upstream_entries()[0].prices
         return Prices(self.upstream_price_in, self.upstream_price_out)
 
+    def dearest_prices(self) -> Prices:
+        """Return the most that any of the upstreams asks for a token of each kind."""
+        prices = [one.prices for one in self.upstream_entries()] or [self.upstream_prices()]
+        return Prices(max(one.prompt for one in prices), max(one.answer for one in prices))
+
     def upstream_identity(self) -> str:
         """Return what of the upstreams their answers depend on, as text."""
         kept = {"url", "api", "model", "models"}

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from calibration.artifact import Calibration
@@ -24,96 +21,34 @@ from router.answer import (
     Usage,
 )
 from router.binding import load_calibration
-from router.budget import Budgets, Hold, Pacer, Spending, open_budgets, unlimited
+from router.budget import Budgets, Hold, Pacer, open_budgets, unlimited
 from router.budgets.expected import Expected
 from router.clock import Clock
 from router.config import Settings
+from router.device import LOOK, Attempt, Device, failed
 from router.engine import engine_config, local_engine
 from router.engine.engine import Engine
-from router.engine.messages import (
-    Completion,
-    Exits,
-    GenerateRequest,
-    Look,
-    Partial,
-    SampleRequest,
-    TextDelta,
-)
+from router.engine.messages import Completion, Look, Partial, TextDelta
 from router.engine.worker import WorkerEngine
 from router.errors import (
     CapabilityError,
     EngineDown,
     EngineError,
-    PromptTooLong,
     RouterError,
-    TemplateRefused,
     UpstreamUnavailable,
 )
-from router.judge import AS_CALIBRATED, Judge, Stance, degraded, uncertified
+from router.judge import Judge, degraded
 from router.live import Live
-from router.live_watch import Charge, Watch
 from router.prices import FREE, Prices
 from router.reload import Reloaded, reloaded
 from router.remote import RemoteAnswer, is_usage_chunk
-from router.signals import gather
+from router.rule import Rule
 from router.streaming import StreamSummary, first_chunk, pieces_of
 from router.upstreams.pool import LLM, UpstreamPool
 from router.upstreams.stream import RemoteStream
-from uq import Trace
-
-log = logging.getLogger("router.pipeline")
-
-LOOK = Look(tokens=16, seconds=1.0)
-"""When a streamed answer is committed to, unless settings say otherwise."""
 
 _FORCED: frozenset[Reason] = frozenset({"policy", "capability", "busy", "uncalibrated"})
 """Why the upstream is asked where no threshold could have kept the query."""
-
-_SEED = 0
-"""Of the samples: the same question and answer draw the same ones, and get the same decision."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """What the device made of a query: an answer, or why there is none; and the route it wants."""
-
-    wanted: Decision
-    """The decision by policy and scores, as if the upstream were sure to answer."""
-    completion: Completion | None = None
-    others: tuple[Completion, ...] = ()
-    """The further answers of a query that wants several."""
-    error: EngineError | None = None
-    charge: Charge | None = None
-    """What is to be told the price of the upstream's answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """What one query is decided by from its beginning to its end."""
-
-    judge: Judge
-    watch: Watch | None = None
-    pacer: Pacer | None = None
-    spending: Spending | None = None
-    """The limits on money; None where the query costs none, or none applies."""
-
-    def stance(self) -> Stance:
-        """What live traffic asks for at this moment, and the money that is left."""
-        stance = AS_CALIBRATED if self.watch is None else self.watch.stance()
-        return stance if self.spending is None else self.spending.limiting(stance, self.pacer)
-
-    def saw(self, query: Query, p_correct: float | None) -> None:
-        """Count a query that a threshold decides."""
-        if self.spending is not None and query.mode == "auto":
-            self.spending.asked()
-            if self.pacer is not None:
-                self.pacer.saw(p_correct)
-
-    def noted(self, attempt: _Attempt) -> _Attempt:
-        """The attempt, its decision with a word on the money."""
-        if self.spending is None:
-            return attempt
-        return dataclasses.replace(attempt, wanted=self.spending.noted(attempt.wanted))
 
 
 class Pipeline:
@@ -123,7 +58,8 @@ class Pipeline:
     what an operator should know (no calibration for this model, another engine build).
     With `live`, targets are held and drift is noticed; without, the calibration decides alone.
     With `budgets`, limits on what the upstream may cost are held.
-    `look` is when a query in mode ``commit`` is decided on.
+    `look` is when a query in mode ``commit`` is decided on. `prices` say what a kept answer saves,
+    `dearest` what the upstream's may cost at most (the same where left out).
     """
 
     def __init__(
@@ -133,6 +69,7 @@ class Pipeline:
         calibration_folder: str = "",
         upstream: LLM | None = None,
         prices: Prices = FREE,
+        dearest: Prices | None = None,
         live: Live | None = None,
         look: Look = LOOK,
         budgets: Budgets | None = None,
@@ -143,10 +80,11 @@ class Pipeline:
         self.budgets = budgets
         self.calibration: Calibration | None = None
         self.warnings: list[str] = []
-        self._rule = _Rule(Judge(None))
+        self._rule = Rule(Judge(None))
         self._calibration_folder = calibration_folder
         self._prices = prices
-        self._look = look
+        self._dearest = prices if dearest is None else dearest
+        self._device = Device(engine, look)
         self._expected = Expected()
         self._reloading = asyncio.Lock()
 
@@ -183,15 +121,15 @@ class Pipeline:
             self.warnings = warnings
             return told
 
-    async def _rule_of(self, calibration: Calibration | None) -> _Rule:
+    async def _rule_of(self, calibration: Calibration | None) -> Rule:
         watch = None if self.live is None else await self.live.follow(calibration)
-        return _Rule(Judge(calibration), watch, None if calibration is None else Pacer(calibration))
+        return Rule(Judge(calibration), watch, None if calibration is None else Pacer(calibration))
 
-    def _rule_for(self, query: Query) -> _Rule:
+    def _rule_for(self, query: Query) -> Rule:
         """The rule in force, with the limits on money that apply to `query`."""
         if self.budgets is None or not self._may_leave(query):
             return self._rule
-        return dataclasses.replace(self._rule, spending=self.budgets.of(query.account))
+        return self._rule.with_spending(self.budgets.of(query.account))
 
     async def close(self) -> None:
         """Stop the engine and release the upstream's connections."""
@@ -218,7 +156,7 @@ class Pipeline:
             What the upstream may cost is spent, and there is no local answer to fall back on.
         """
         clock, rule = Clock(), self._rule_for(query)
-        attempt = rule.noted(await self._attempt(query, rule))
+        attempt = (await self._attempt(query, rule)).noted(rule)
         if attempt.wanted.route == "local":
             return self._local(attempt, attempt.wanted, clock)
         upstream = self._upstream_for(query, attempt)
@@ -247,7 +185,7 @@ class Pipeline:
         clock = Clock()
         asked = dataclasses.replace(query, mode="auto")
         rule = self._rule_for(asked)
-        attempt = rule.noted(await self._attempt(asked, rule, final=True, counts=False))
+        attempt = (await self._attempt(asked, rule, final=True, counts=False)).noted(rule)
         if attempt.completion is not None:
             wanted, spending = attempt.wanted, rule.spending
             if wanted.route == "remote" and spending is not None and spending.spent:
@@ -276,12 +214,10 @@ class Pipeline:
         an error after the Decision means that the answer was cut.
         """
         clock, rule = Clock(), self._rule_for(query)
-        if query.n > 1:  # its answers come at once
-            attempt = await self._attempt(query, rule)
-            events = self._stream_attempt(query, rule, attempt, clock)
-        elif query.mode == "local" and not query.needs:
+        piecewise = query.n == 1 and not query.needs  # several answers come at once
+        if piecewise and query.mode == "local":
             events = self._stream_local(query, rule, clock)
-        elif query.stream_mode == "commit" and not query.needs and rule.judge.may_look_early(query):
+        elif piecewise and query.stream_mode == "commit" and rule.judge.may_look_early(query):
             events = self._stream_early(query, rule, clock)
         else:
             attempt = await self._attempt(query, rule)
@@ -291,11 +227,11 @@ class Pipeline:
                 yield event
 
     async def _stream_attempt(
-        self, query: Query, rule: _Rule, attempt: _Attempt, clock: Clock
+        self, query: Query, rule: Rule, attempt: Attempt, clock: Clock
     ) -> AsyncGenerator[StreamEvent, None]:
         """What the attempt leads to: the upstream's answer as it comes, or its own."""
         upstream = hold = None
-        attempt = rule.noted(attempt)
+        attempt = attempt.noted(rule)
         decision = attempt.wanted
         if decision.route == "remote":
             upstream = self._upstream_for(query, attempt)
@@ -327,10 +263,10 @@ class Pipeline:
         yield self._local(attempt, decision, clock)
 
     async def _stream_early(
-        self, query: Query, rule: _Rule, clock: Clock
+        self, query: Query, rule: Rule, clock: Clock
     ) -> AsyncGenerator[StreamEvent, None]:
         """A local answer that is decided on after its first tokens, and then sent as it is made."""
-        request = self._early_request(query, rule)
+        request = self._device.early_request(query, rule, may_give_up=self._may_leave(query))
         held: list[TextDelta] = []
         begun = False
         attempt = None
@@ -344,9 +280,11 @@ class Pipeline:
                             held.append(part)
                         continue
                     if isinstance(part, Completion):
-                        attempt = await self._seen(query, rule, request, part, counts=not begun)
+                        attempt = await self._device.seen(
+                            query, rule, request, part, counts=not begun
+                        )
                         break
-                    attempt = self._looked_at(query, rule, part)
+                    attempt = self._device.looked_at(query, rule, part)
                     decision = self._kept(attempt.wanted)
                     if self._may_leave(query) and decision.degraded:
                         break
@@ -354,10 +292,11 @@ class Pipeline:
                     yield decision
                     for piece in held:
                         yield piece
+                    attempt = None  # the last word is the whole answer's
         except EngineError as error:
             if begun:
                 raise
-            attempt = _failed(rule.judge, error)
+            attempt = failed(rule.judge, error)
         if attempt is None:
             raise EngineDown("the engine ended an answer without completing it")
         if begun:
@@ -367,26 +306,6 @@ class Pipeline:
             async for event in events:
                 yield event
 
-    def _early_request(self, query: Query, rule: _Rule) -> GenerateRequest:
-        """Asks to look at the answer early; once it is being sent, it is not given up any more."""
-        exits = self._exits(query, rule) if self._may_leave(query) else None
-        if exits is not None:
-            exits = dataclasses.replace(exits, checkpoints=())
-        request = self._request(query, rule.judge, exits)
-        return dataclasses.replace(request, stream=True, look=self._look)
-
-    def _looked_at(self, query: Query, rule: _Rule, part: Partial) -> _Attempt:
-        """What becomes of an answer by its first tokens."""
-        scores = rule.judge.scores(part.completion.trace)
-        decision = uncertified(rule.judge.decide(query, scores, rule.stance()))
-        rule.saw(query, decision.p_correct)
-        charge = None
-        if rule.watch is not None:
-            charge = rule.watch.decided(query, scores, decision, whole=False)
-        if decision.reason == "uncertain":
-            decision = dataclasses.replace(decision, reason="stopped")
-        return _Attempt(decision, part.completion, charge=charge)
-
     def _kept(self, wanted: Decision) -> Decision:
         """The decision on a local answer that is sent although `wanted` may be to escalate."""
         if wanted.route == "local":
@@ -394,10 +313,10 @@ class Pipeline:
         return degraded(wanted, "no_upstream" if self.upstream is None else wanted.reason)
 
     async def _stream_local(
-        self, query: Query, rule: _Rule, clock: Clock
+        self, query: Query, rule: Rule, clock: Clock
     ) -> AsyncGenerator[StreamEvent, None]:
         """A local answer piece by piece, judged when it is whole."""
-        request = dataclasses.replace(self._request(query, rule.judge, None), stream=True)
+        request = self._device.whole_request(query, rule)
         begun = False
         async with contextlib.aclosing(self.engine.stream(request)) as events:
             async for event in events:
@@ -409,7 +328,7 @@ class Pipeline:
                     continue
                 if isinstance(event, Partial):
                     continue
-                attempt = await self._judged(query, rule, request, event)
+                attempt = await self._device.judged(query, rule, request, event)
                 if not begun:
                     yield attempt.wanted
                 yield self._local(attempt, attempt.wanted, clock)
@@ -417,123 +336,27 @@ class Pipeline:
         raise EngineDown("the engine ended an answer without completing it")
 
     async def _attempt(
-        self, query: Query, rule: _Rule, *, final: bool = False, counts: bool = True
-    ) -> _Attempt:
-        """What the device can do for `query`, and where policy and scores send it.
-
-        A `final` answer is never given up. Live traffic is what `counts`.
-        """
-        judge = rule.judge
-        if query.mode == "remote":
-            return _Attempt(judge.escalate("policy"))
-        if query.needs:
-            return _Attempt(judge.escalate("capability"))
-        exits = None if final or not self._may_leave(query) else self._exits(query, rule)
-        request = self._request(query, judge, exits)
-        try:
-            completion, *others = await self._completions(request, query.n)
-        except EngineError as error:
-            return _failed(judge, error)
-        attempt = await self._seen(query, rule, request, completion, counts=counts)
-        return dataclasses.replace(attempt, others=tuple(others))
-
-    async def _completions(self, request: GenerateRequest, n: int) -> tuple[Completion, ...]:
-        if n == 1:
-            return (await self.engine.generate(request),)
-        return await self.engine.sample(SampleRequest(request, n))
-
-    async def _seen(
-        self,
-        query: Query,
-        rule: _Rule,
-        request: GenerateRequest,
-        completion: Completion,
-        *,
-        counts: bool,
-    ) -> _Attempt:
-        """What becomes of an answer that is finished, or was given up."""
-        given_up = rule.judge.given_up(completion.trace, rule.stance())
-        if given_up is not None:
-            if counts:
-                rule.saw(query, None)
-            return _Attempt(given_up, completion)
-        return await self._judged(query, rule, request, completion, counts=counts)
-
-    async def _judged(
-        self,
-        query: Query,
-        rule: _Rule,
-        request: GenerateRequest,
-        completion: Completion,
-        *,
-        counts: bool = True,
-    ) -> _Attempt:
-        """What becomes of a finished answer."""
-        judge, exits = rule.judge, request.exits
-        began = time.perf_counter()
-        trace = await self._look_closer(query, judge, request, completion.trace)
-        uq_ms = completion.timings.uq + (time.perf_counter() - began) * 1e3
-        completion = dataclasses.replace(
-            completion, trace=trace, timings=dataclasses.replace(completion.timings, uq=uq_ms)
-        )
-        scores = judge.scores(trace)
-        # Nothing is awaited from here on: each decision is by all those before it.
-        decision = judge.decide(query, scores, rule.stance(), exits=exits)
-        if request.look is not None:
-            decision = uncertified(decision)
-        charge = None
-        if counts:
-            rule.saw(query, decision.p_correct)
-        if counts and rule.watch is not None:
-            whole = exits is None and request.look is None
-            charge = rule.watch.decided(query, scores, decision, whole=whole)
-        return _Attempt(decision, completion, charge=charge)
-
-    def _exits(self, query: Query, rule: _Rule) -> Exits | None:
-        exits = rule.judge.exits(query, rule.stance())
-        spot_check = exits is not None and rule.watch is not None and rule.watch.spot_check()
-        return None if spot_check else exits
-
-    def _request(self, query: Query, judge: Judge, exits: Exits | None) -> GenerateRequest:
-        return GenerateRequest(
-            messages=query.messages,
-            sampler=query.sampler,
-            max_tokens=query.max_tokens,
-            stop=query.stop,
-            top_logprobs=query.top_logprobs,
-            hidden="hidden" in judge.signals(query),
-            exits=exits,
-            tenant=query.tenant,
-        )
-
-    async def _look_closer(
-        self, query: Query, judge: Judge, request: GenerateRequest, trace: Trace
-    ) -> Trace:
-        """Gather what the decision needs besides the answer; what fails stays unknown."""
-        try:
-            wanted = judge.signals(query)
-            trace = await gather(self.engine, request, trace, wanted, seed=_SEED)
-            closer = judge.closer_signals(query, trace)
-            return await gather(self.engine, request, trace, closer, seed=_SEED)
-        except EngineError as error:
-            log.warning("an answer's uncertainty could not be gathered: %s", error)
-            return trace
+        self, query: Query, rule: Rule, *, final: bool = False, counts: bool = True
+    ) -> Attempt:
+        """The device's attempt; a `final` answer is never given up."""
+        may_give_up = not final and self._may_leave(query)
+        return await self._device.attempt(query, rule, may_give_up=may_give_up, counts=counts)
 
     async def _instead(
-        self, query: Query, rule: _Rule, attempt: _Attempt, error: RouterError
-    ) -> _Attempt:
+        self, query: Query, rule: Rule, attempt: Attempt, error: RouterError
+    ) -> Attempt:
         """The attempt whose local answer stands in for the upstream's, not to be had by `error`.
 
         An answer that was given up is made whole. Raises `error` when there is no local answer.
         """
         seen = attempt.completion
         if seen is not None and rule.judge.given_up(seen.trace) is not None:
-            attempt = rule.noted(await self._attempt(query, rule, final=True, counts=False))
+            attempt = (await self._attempt(query, rule, final=True, counts=False)).noted(rule)
         if attempt.completion is None:
             raise error
         return attempt
 
-    async def _hold(self, query: Query, rule: _Rule, attempt: _Attempt) -> Hold | None:
+    async def _hold(self, query: Query, rule: Rule, attempt: Attempt) -> Hold | None:
         """Money for the upstream's answer; None where a limit does not allow it."""
         if rule.spending is None:
             return unlimited()
@@ -541,16 +364,16 @@ class Pipeline:
         forced = wanted.reason in _FORCED or (
             wanted.p_correct is None and wanted.reason == "uncertain"
         )
-        cost = self._prices.cost(self._expected.usage(query.body))
+        cost = self._dearest.cost(self._expected.usage(query.body))
         return await rule.spending.reserve(cost, forced=forced)
 
-    def _spent(self, rule: _Rule, attempt: _Attempt) -> RouterError:
+    def _spent(self, rule: Rule, attempt: Attempt) -> RouterError:
         """What to say where the money is spent and there is no local answer."""
         if rule.spending is None or attempt.wanted.reason == "busy":
             return attempt.error or EngineDown("the engine gave no answer")
         return rule.spending.error()
 
-    def _upstream_for(self, query: Query, attempt: _Attempt) -> LLM | None:
+    def _upstream_for(self, query: Query, attempt: Attempt) -> LLM | None:
         """The upstream, if there is one and the query may leave the machine.
 
         Without it and without a local answer there is nothing to return: raises what stands in the
@@ -576,7 +399,7 @@ class Pipeline:
 
     async def _pass_on(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         first: dict[str, Any],
         rest: RemoteStream,
         clock: Clock,
@@ -601,7 +424,7 @@ class Pipeline:
         answer = self._remote(attempt, remote, clock)
         yield dataclasses.replace(answer, remote_body=None)
 
-    def _local(self, attempt: _Attempt, decision: Decision, clock: Clock) -> Answer:
+    def _local(self, attempt: Attempt, decision: Decision, clock: Clock) -> Answer:
         completion = attempt.completion
         if completion is None:
             raise EngineDown("the engine gave no answer")
@@ -625,7 +448,7 @@ class Pipeline:
             others=tuple(map(Choice.of, attempt.others)),
         )
 
-    def _remote(self, attempt: _Attempt, remote: RemoteAnswer, clock: Clock) -> Answer:
+    def _remote(self, attempt: Attempt, remote: RemoteAnswer, clock: Clock) -> Answer:
         completion = attempt.completion
         local = Usage.of(completion, *attempt.others) if completion else None
         cost_usd = remote.cost_usd
@@ -650,13 +473,6 @@ class Pipeline:
         )
 
 
-def _failed(judge: Judge, error: EngineError) -> _Attempt:
-    """The attempt that ended in `error`."""
-    if isinstance(error, PromptTooLong | TemplateRefused):
-        return _Attempt(judge.escalate("capability"), error=error)
-    return _Attempt(judge.escalate("busy"), error=error)  # it can't take it now
-
-
 def build_pipeline(
     settings: Settings, *, engine: Engine | None = None, live: Live | None = None
 ) -> Pipeline:
@@ -673,6 +489,7 @@ def build_pipeline(
         calibration_folder=settings.calibration,
         upstream=UpstreamPool.from_settings(settings),
         prices=settings.upstream_prices(),
+        dearest=settings.dearest_prices(),
         live=live,
         budgets=open_budgets(settings),
         look=Look(settings.commit_tokens, settings.commit_ms / 1e3),

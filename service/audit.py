@@ -226,7 +226,7 @@ def build_auditor(
         upstream,
         rate=settings.audit_rate,
         per_day=settings.audit_per_day,
-        prices=settings.upstream_prices(),
+        prices=settings.dearest_prices(),
         live=live,
         budgets=budgets,
     )

@@ -178,7 +178,7 @@ class TestGathering:
         self, banded: Path, error: Exception, caplog: pytest.LogCaptureFixture
     ) -> None:
         engine = Engine(DOUBTED, p_true=error)
-        with caplog.at_level(logging.WARNING, "router.pipeline"):
+        with caplog.at_level(logging.WARNING, "router.device"):
             async with pipeline(engine, banded, answer(completion("Paris, surely"))) as made:
                 given = await made.answer(query())
                 private = await made.answer(query(local_only=True))

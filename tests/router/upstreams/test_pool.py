@@ -151,6 +151,17 @@ async def _pool_of(*entries: dict[str, Any], **settings: Any) -> AsyncIterator[U
 
 
 class TestSettings:
+    def test_money_is_set_aside_for_the_dearest(self) -> None:
+        cheap = UpstreamEntry(name="a", url="http://a", price_in=1.0, price_out=4.0)
+        dear = UpstreamEntry(name="b", url="http://b", price_in=2.0, price_out=3.0, priority=1)
+        settings = Settings(upstreams=(dear, cheap))
+        assert settings.upstream_prices() == Prices(1.0, 4.0)
+        assert settings.dearest_prices() == Prices(2.0, 4.0)
+
+    def test_without_upstreams_the_prices_are_those_of_the_one_to_come(self) -> None:
+        settings = Settings(upstream_price_in=1.0, upstream_price_out=2.0)
+        assert settings.dearest_prices() == settings.upstream_prices() == Prices(1.0, 2.0)
+
     def test_none(self) -> None:
         assert UpstreamPool.from_settings(Settings()) is None
 
