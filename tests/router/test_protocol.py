@@ -78,7 +78,9 @@ def test_byte_by_byte_and_two_at_once(connection: socket.socket) -> None:
     connection.sendall((START + b"\r\n") * 2)
     received = b""
     while received.count(b"hello") < 2:
-        received += connection.recv(65536)
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece
 
 
 @pytest.mark.parametrize(

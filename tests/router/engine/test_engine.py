@@ -154,8 +154,9 @@ async def test_a_prompt_that_fills_the_context_gets_what_room_is_left(engine: Lo
 
 async def test_a_cancelled_request_frees_its_slot(engine: LocalEngine) -> None:
     tasks = [asyncio.create_task(engine.generate(ask(STORY, max_tokens=400))) for _ in range(8)]
-    while (await engine.stats()).active < 8:
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(60):
+        while (await engine.stats()).active < 8:
+            await asyncio.sleep(0.02)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
