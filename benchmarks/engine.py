@@ -292,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     peers = _peers(options.peer_python, servers)
-    setup = Setup(model, options.threads, peers, options.context, options.slots)
+    setup = Setup(model, options.threads, peers, options.context, options.slots, options.options)
     report: dict[str, Any] = {
         "command": shlex.join([".venv/bin/python", "-m", "benchmarks.engine", *given]),
         "machine": machine(),
@@ -330,6 +330,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--context", type=int, default=2048, help="tokens of one request; default %(default)s")
     add("--cell-seconds", type=float, default=20, help="after which no client asks again")
     add("--model", default=MODEL, help="default %(default)s")
+    add("--options", default="", help="more for `router serve`, such as '--kv-type-k f16'")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     add("--json", type=Path, metavar="FILE", help="write everything there, after each round")
     add("--read", type=Path, metavar="FILE", help="run nothing, print what that file holds")

@@ -53,6 +53,7 @@ class Setup:
     peer_python : a Python that has the peers; None where only ours is started.
     context : tokens of one request, prompt and answer together.
     slots : requests answered at once, where the server can do that; `STOCK` can't.
+    options : more of `router serve`.
     """
 
     model: Path
@@ -60,6 +61,7 @@ class Setup:
     peer_python: Path | None
     context: int = 2048
     slots: int = 16
+    options: str = ""
 
     def command(self, server: str, port: int, *, cache: bool = False) -> list[str]:
         """The command line that serves on `port`; ours with its cache of answers or without."""
@@ -71,7 +73,7 @@ class Setup:
             )
             options = f"{fixed} --slots {self.slots} --context {self.context} --threads {threads}"
             program = [sys.executable, "-m", module, "serve", "--model", model]
-            return [*program, *f"{options} --port {port}".split()]
+            return [*program, *f"{options} {self.options} --port {port}".split()]
         if self.peer_python is None:
             raise ServerError("there is no Python that has it")
         python = str(self.peer_python)
