@@ -286,7 +286,7 @@ class Gateway:
                 if isinstance(event, TextDelta | RemoteChunk):
                     if stream and not sent:
                         sent = True
-                        self.overview.first_piece(time.perf_counter() - began)
+                        self._began(event, time.perf_counter() - began)
                     yield event
                 elif isinstance(event, Decision):
                     headed = True
@@ -300,6 +300,11 @@ class Gateway:
                     yield served
                     return
         raise RuntimeError("the pipeline ended without an answer")
+
+    def _began(self, piece: TextDelta | RemoteChunk, seconds: float) -> None:
+        """Count how long a caller waited for a streamed answer's first piece."""
+        self.overview.first_piece(seconds)
+        self.metrics.first_piece("local" if isinstance(piece, TextDelta) else "remote", seconds)
 
     def _serve(
         self,

@@ -56,8 +56,15 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "router_stage_seconds",
-            "Time that each stage of an answer newly made took",
+            "Time that each stage of an answer newly made took; one left out is not counted",
             ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.first_token_seconds = Histogram(
+            "router_time_to_first_token_seconds",
+            "Time until a streamed answer's first piece, by who wrote it",
+            ["leg"],
             buckets=_SECONDS,
             registry=registry,
         )
@@ -136,7 +143,7 @@ class Metrics:
         )
         self.budget_usd = Gauge(
             "router_budget_usd",
-            "The whole gateway's budgets: limit, spent, reserved for calls under way",
+            "The whole gateway's budgets: limit, spent, reserved for calls under way, left",
             ["scope", "what"],
             registry=registry,
         )
@@ -178,10 +185,14 @@ class Metrics:
         if decision.p_correct is not None and not math.isnan(decision.p_correct):
             self.p_correct.labels(decision.route).observe(decision.p_correct)
         for stage in STAGES:
-            if stage in answer.timings_ms:
-                self.stage_seconds.labels(stage).observe(answer.timings_ms[stage] / 1000)
+            if (took := answer.timings_ms.get(stage, 0.0)) > 0:
+                self.stage_seconds.labels(stage).observe(took / 1000)
         self._count_tokens("local", answer.usage_local)
         self._count_tokens("remote", answer.usage_remote)
+
+    def first_piece(self, leg: str, seconds: float) -> None:
+        """Count a streamed answer that began; `leg` is ``local`` or ``remote``."""
+        self.first_token_seconds.labels(leg).observe(seconds)
 
     def cache_fault(self, operation: str) -> None:
         """Count a fault of the cache: ``get``, ``put`` or ``decode``."""
@@ -227,6 +238,7 @@ class Metrics:
             self.budget_usd.labels(each.limit, "limit").set(each.usd)
             self.budget_usd.labels(each.limit, "spent").set(each.spent)
             self.budget_usd.labels(each.limit, "reserved").set(each.reserved)
+            self.budget_usd.labels(each.limit, "left").set(each.left)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
