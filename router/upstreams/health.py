@@ -68,6 +68,7 @@ class HealthReport:
     """What an operator sees of one upstream; counts are since the start.
 
     `retry_in` is in seconds, 0 when it may be asked now. `transitions` counts by the new state.
+    `why` is what went wrong last, in few words; empty when nothing did.
     """
 
     name: str
@@ -79,6 +80,7 @@ class HealthReport:
     hedges: int
     fallbacks: int
     rests: int
+    why: str = ""
 
 
 @dataclass(slots=True)
@@ -194,6 +196,7 @@ class Health:
             hedges=counts.hedges,
             fallbacks=counts.fallbacks,
             rests=counts.rests,
+            why=self._why,
         )
 
     @property

@@ -201,27 +201,53 @@ function drawMoney({ money: { today, since_start: all }, upstream, budgets, star
     : `Counted by this process since ${clock(started)}.`;
 }
 
+const total = (counts) => Object.values(counts).reduce((sum, n) => sum + n, 0);
+
+/** Whether an upstream is asked at present, and if not, why and for how long. */
+function standing({ standing: state, retry_in: seconds, why }) {
+  const then = seconds > 0 ? `tried again in ${count(Math.ceil(seconds))} s` : "the next query tries it";
+  return {
+    closed: ["good", "breaker closed"],
+    half_open: ["warn", "breaker half open: one call tries it"],
+    open: ["bad", `breaker open, ${then}${why ? ` (${why})` : ""}`],
+    resting: ["warn", `resting as it asked, ${then}`],
+  }[state];
+}
+
+function upstreamRows({ configured, members }, reasons) {
+  const down = reasons.upstream_down ?? 0;
+  const all = !configured ? ["none", "none is configured"] : down ? ["warn", `did not answer for ${count(down)} since start`] : ["good", "no fault since start"];
+  return [["Upstream", all], ...members.map((member) => [member.name, standing(member), "member"])];
+}
+
+function drawCalls({ members }) {
+  if (!changed("calls", members)) return;
+  byId("calls").hidden = members.length === 0;
+  byId("call-rows").replaceChildren(
+    ...members.map(({ name, calls: { ok = 0, failed = 0, cut = 0, refused = 0 }, transitions: { open = 0 } }) =>
+      cells(el("th", { scope: "row" }, name), count(ok - cut), count(failed + cut), count(refused), count(open))));
+}
+
 function drawHealth({ engine, upstream, cache, ledger, reasons, draining }) {
-  const total = (counts) => Object.values(counts).reduce((sum, n) => sum + n, 0);
   const faults = (counts) => `${count(total(counts))} faults (${Object.entries(counts).map(([name, n]) => `${name} ${n}`).join(", ")})`;
   const { hit = 0, shared = 0 } = cache.lookups;
   const asked = total(cache.lookups);
   const load = known(engine.slots) ? `${engine.active} of ${engine.slots} slots busy, ${engine.waiting} waiting` : "its load is not known";
-  const down = reasons.upstream_down ?? 0;
   const name = cache.kind === "redis" ? "Redis" : "in memory";
   const told = [
     ["Gateway", draining ? ["warn", "stopping"] : ["good", "takes requests"]],
     ["Engine", engine.alive ? ["good", load] : ["bad", engine.trouble || "does not run"]],
     ["Restarts", known(engine.restarts) ? [engine.restarts ? "warn" : "good", count(engine.restarts)] : ["none", "not known"]],
     ["Crash breaker", engine.breaker_open === null ? ["none", "not known"] : engine.breaker_open ? ["bad", "open: left alone after several crashes"] : ["good", "closed"]],
-    ["Upstream", !upstream.configured ? ["none", "none is configured"] : down ? ["warn", `did not answer for ${count(down)} since start`] : ["good", "no fault since start"]],
+    ...upstreamRows(upstream, reasons),
     ["Cache", [total(cache.faults) ? "warn" : "good", total(cache.faults) ? `${name}, ${faults(cache.faults)}` : `${name}, no fault`]],
     ["Cache hits", asked ? ["good", `${share(hit / asked)} of ${count(asked)}; ${share(shared / asked)} joined`] : ["none", "nothing looked up yet"]],
     ["Ledger", !ledger.on ? ["none", "off"] : total(ledger.faults) ? ["warn", faults(ledger.faults)] : ["good", "no fault"]],
   ];
+  drawCalls(upstream);
   if (!changed("health", told)) return;
   byId("health").replaceChildren(
-    ...told.flatMap(([what, [state, text]]) => [el("dt", {}, what), el("dd", { class: "state", "data-state": state }, text)]));
+    ...told.flatMap(([what, [state, text], kind]) => [el("dt", { class: kind }, what), el("dd", { class: "state", "data-state": state }, text)]));
 }
 
 function drawDrift({ live, alarm_at: alarmAt }) {

@@ -15,6 +15,7 @@ from service.gateway import Gateway
 from service.routes.common import GatewayDep
 from service.routes.metrics import engine_load
 from service.strict_json import StrictJSONResponse
+from service.upstream_metrics import reports_of
 
 router = APIRouter(tags=["operations"])
 
@@ -74,6 +75,7 @@ async def _engine(gateway: Gateway) -> dict[str, Any]:
 def _upstream(gateway: Gateway) -> dict[str, Any]:
     return {
         "configured": gateway.pipeline.upstream is not None,
+        "members": [asdict(report) for report in reports_of(gateway.pipeline.upstream)],
         "audit_usd": sum(_counts(gateway.metrics.audit_cost_usd).values()),
     }
 

@@ -15,6 +15,10 @@ import pytest
 from router.budget import Budgets
 from router.budgets import Limits
 from router.errors import EngineDown
+from router.remote import Upstream
+from router.upstreams.breaker import BreakerRules
+from router.upstreams.health import Health
+from router.upstreams.pool import Member, UpstreamPool
 from tests.service.scripted import (
     LOCAL_STREAM,
     QUESTION,
@@ -55,7 +59,7 @@ async def test_tells_of_answers_without_a_word_of_them() -> None:
         "restarts": 3,
         "breaker_open": False,
     }
-    assert data["upstream"] == {"configured": False, "audit_usd": 0.0}
+    assert data["upstream"] == {"configured": False, "members": [], "audit_usd": 0.0}
     for text in ("Say hello in German", "Grüße!"):
         assert text not in reply.text
 
@@ -65,6 +69,27 @@ async def test_tells_when_streamed_answers_began() -> None:
         await client.post("/v1/chat/completions", json=QUESTION | {"stream": True})
         await client.post("/v1/chat/completions", json=QUESTION | {"seed": 1})
         assert (await told(client))["latency_ms"]["first_piece"]["n"] == 1
+
+
+async def test_tells_how_each_upstream_is_doing() -> None:
+    far, near = Health("far", rules=BreakerRules(in_a_row=1)), Health("near")
+    for health, ends_well in ((near, True), (far, False)):
+        call = health.enter()
+        assert call is not None
+        health.explain("status 503")
+        (call.succeed if ends_well else call.fail)()
+    async with (
+        Upstream("http://127.0.0.1:1/v1", "m", name="far", health=far) as one,
+        Upstream("http://127.0.0.1:1/v1", "m", name="near", health=near) as other,
+        client_of(ScriptedPipeline(upstream=UpstreamPool([Member(one), Member(other)]))) as client,
+    ):
+        upstream = (await told(client))["upstream"]
+    assert upstream["configured"]
+    sick, well = upstream["members"]
+    assert (sick["name"], sick["standing"], sick["why"]) == ("far", "open", "status 503")
+    assert 0 < sick["retry_in"] <= 1
+    assert (sick["calls"], sick["transitions"]) == ({"failed": 1}, {"open": 1})
+    assert (well["name"], well["standing"], well["calls"]) == ("near", "closed", {"ok": 1})
 
 
 async def test_tells_of_decisions_that_were_only_asked_for() -> None:

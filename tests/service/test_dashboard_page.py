@@ -18,6 +18,10 @@ from router.keystore import KeyStore
 from router.live import Live
 from router.pipeline import Pipeline
 from router.prices import Prices
+from router.remote import Upstream
+from router.upstreams.breaker import BreakerRules
+from router.upstreams.health import Health
+from router.upstreams.pool import Member, UpstreamPool
 from service.app import create_app
 from tests.chromium import Chromium, Page
 from tests.router.traffic import LLM, USUAL, Engine, held_out, perplexities
@@ -145,6 +149,40 @@ def test_shows_what_was_answered(page: Page, served: Served) -> None:
     assert page.text("#decision-rows tr:first-child").split("\t")[-1] == last["id"]
     assert "60 seen" in page.text("#drift")
     assert "300 held-out answers" in page.text("#confidence-about")
+
+
+def test_shows_which_upstreams_are_left_alone(page: Page) -> None:
+    names = ("near", "far.example-with-a-long-name.eu-west-1.production", "claude")
+    healths = [Health(name, rules=BreakerRules(in_a_row=1, cool_down=3600.0)) for name in names]
+    near, far, claude = healths
+    for health, ends_well in ((near, True), (far, False)):
+        call = health.enter()
+        assert call is not None
+        health.explain("status 503")
+        (call.succeed if ends_well else call.fail)()
+    assert far.enter() is None
+    claude.rest(200.0)
+    members = [
+        Member(Upstream("http://127.0.0.1:1/v1", "m", name=health.name, health=health))
+        for health in healths
+    ]
+    pipeline = ScriptedPipeline(upstream=UpstreamPool(members))
+    with serving(make_app(pipeline, ledger="off")) as address:
+        page.look(width=360, height=740)
+        show(page, address)
+        told = page.text("#health")
+        assert "near\nbreaker closed" in told
+        assert "breaker open, tried again in 3,600 s (status 503)" in told
+        assert "resting as it asked, tried again in" in told
+        page.run("document.querySelector('#calls summary').focus()")
+        page.press("Enter")
+        calls = figures(page, "call-rows")
+        assert [calls[name] for name in names] == [
+            ["1", "0", "0", "0"],  # answered, failed, spared, opened
+            ["0", "1", "1", "1"],
+            ["0", "0", "0", "0"],
+        ]
+        assert page.run("document.documentElement.scrollWidth") == 360
 
 
 def test_news_arrive_by_themselves_until_paused(page: Page) -> None:
