@@ -16,7 +16,7 @@ from typing import Any
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _render = json.JSONEncoder(default=str).encode
-_OWN_LOGGERS = ("service", "router")
+_LOGGERS = ("service", "router", "uvicorn")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -49,10 +49,14 @@ def describe(exc: BaseException) -> dict[str, Any]:
 
 
 def configure(level: str) -> None:
-    """Write the gateway's own logs to stderr, unless the embedding program has set up logging."""
-    for name in _OWN_LOGGERS:
+    """Write the gateway's logs to stderr, unless the embedding program has set up logging.
+
+    The server's are among them, but for what it says of each start and request.
+    """
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
-        logger.setLevel(level.upper())
+        if name != "uvicorn":  # its own settings have that
+            logger.setLevel(level.upper())
         if not logger.handlers and not logging.getLogger().handlers:
             handler = logging.StreamHandler()
             handler.setFormatter(JsonFormatter())

@@ -85,6 +85,7 @@ def run(
         guard,
         http=GuardedProtocol,
         lifespan="on",
+        log_config=None,  # the application has set logging up
         log_level="info" if log_level == "debug" else "warning",
         access_log=False,  # the application logs requests, without what their URLs may hold
         timeout_graceful_shutdown=DRAIN_SECONDS,
