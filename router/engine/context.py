@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -18,6 +18,7 @@ from router.errors import EngineError
 FloatRow = NDArray[np.float32]
 
 _NO_SPACE_IN_CACHE = 1
+_ABORTED = 2
 
 
 _GGML_TYPES = {
@@ -111,17 +112,33 @@ class Context:
         self._n_vocab = model.n_vocab
         self._batch = _Batch(n_batch)
 
-    def decode(self, entries: Sequence[BatchEntry]) -> None:
+    def decode(
+        self, entries: Sequence[BatchEntry], given_up: Callable[[], bool] | None = None
+    ) -> bool:
         """Run the model over all tokens of `entries` in one batch.
 
+        Returns False when `given_up`, asked some hundred times meanwhile, said that nobody wants
+        it any more; the sequences then hold what they held before. An accelerator asks it never.
         Raises EngineError when llama.cpp fails; the sequences involved must then be cleared.
         """
         self._batch.fill(entries)
-        status = lib.llama_decode(self._context, self._batch.struct)
+        if given_up is None:
+            status = lib.llama_decode(self._context, self._batch.struct)
+        else:
+            status = self._decode_unless(given_up)
         if status == _NO_SPACE_IN_CACHE:
             raise EngineError("the engine's cache has no room for another token")
-        if status != 0:
+        if status not in (0, _ABORTED):
             raise EngineError(f"llama_decode failed with status {status}{complaints()}")
+        return bool(status == 0)
+
+    def _decode_unless(self, given_up: Callable[[], bool]) -> int:
+        callback = lib.ggml_abort_callback(lambda _: given_up())
+        lib.llama_set_abort_callback(self._context, callback, None)
+        try:
+            return int(lib.llama_decode(self._context, self._batch.struct))
+        finally:
+            lib.llama_set_abort_callback(self._context, lib.ggml_abort_callback(), None)
 
     @staticmethod
     def computed_order(entries: Sequence[BatchEntry]) -> list[tuple[int, int]]:

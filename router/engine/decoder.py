@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +24,27 @@ class Decoder:
         self._context = context
         self._jobs = jobs
 
-    def decode(self, jobs: list[Job], batch: list[BatchEntry], copy: Copy) -> bool:
-        """Run a batch; when llama.cpp can't compute it, `jobs` end with its error: False."""
+    def decode(
+        self,
+        jobs: list[Job],
+        batch: list[BatchEntry],
+        copy: Copy,
+        given_up: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Run a batch. False: llama.cpp can't compute it, and `jobs` ended with its error.
+
+        Or `given_up` said meanwhile that nobody wants it; then nothing has changed.
+        """
         try:
             if self._context.tap is not None:
                 self._context.tap.arm(copy)
-            self._context.decode(batch)
+            return self._context.decode(batch, given_up)
         except EngineError as error:
             log.error("a batch of %d sequences failed: %s", len(batch), error)
             for job in jobs:
                 job.n_past = 0  # what its slot holds now is not to be trusted
                 self._jobs.end(job, error)
             return False
-        return True
 
     def states(self, jobs: list[Job], n: int) -> NDArray[np.float32] | None:
         """The hidden states of the last batch's `n` copied rows, in the order of computation.

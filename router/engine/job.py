@@ -69,6 +69,11 @@ class Job:
         return self.n_past < len(self.prompt)
 
     @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody waits for it any more, nor for what its prompt is read for."""
+        return self.cancelled and all(sibling.cancelled for sibling in self.siblings)
+
+    @property
     def held(self) -> Held:
         """What its sequence holds by now."""
         return Held(self.request.tenant, [*self.prompt, *self.tokens][: self.n_past])

@@ -19,6 +19,11 @@ LEAST_CHUNK = 2
 """With some weights' types one token goes through other kernels than several: its bits differ."""
 
 
+WORTH_STOPPING = 64
+"""Tokens of a chunk from which on it is stopped half-way when nobody wants it any more; a shorter
+one is read before that pays for asking."""
+
+
 class PromptReader:
     """Reads the prompts of jobs, at most `chunk` tokens at once, up to their first tokens.
 
@@ -112,8 +117,10 @@ class PromptReader:
         is_last = job.n_past + len(chunk) == len(job.prompt)
         wants_hidden = is_last and any(each.hidden is not None for each in (job, *job.siblings))
         entry = BatchEntry(job.seq, chunk, job.n_past, want_logits=is_last)
+        copy = Copy.LAST_ROW if wants_hidden else Copy.NOTHING
         began = time.perf_counter()
-        if self._decoder.decode([job], [entry], Copy.LAST_ROW if wants_hidden else Copy.NOTHING):
+        given_up = (lambda: job.is_unwanted) if len(chunk) >= WORTH_STOPPING else None
+        if self._decoder.decode([job], [entry], copy, given_up):
             self._meter.seconds_prefill += time.perf_counter() - began
             job.n_past += len(chunk)
             self.n_tokens += len(chunk)

@@ -164,6 +164,25 @@ async def test_a_cancelled_request_frees_its_slot(engine: LocalEngine) -> None:
     assert (await engine.generate(ask("Say hello."))).trace.text
 
 
+async def test_a_prompt_that_is_given_up_is_not_read_on_and_leaves_no_bit_behind(
+    engine: LocalEngine,
+) -> None:
+    request = ask("The tide came in and the keeper counted the ships. " * 40, tenant="given up")
+    undisturbed = await engine.generate(dataclasses.replace(request, tenant="undisturbed"))
+    before = await engine.stats()
+    task = asyncio.create_task(engine.generate(request))
+    while (await engine.stats()).active < 1:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until_idle(engine)
+    read = (await engine.stats()).prefilled_tokens - before.prefilled_tokens
+    assert read < undisturbed.trace.n_prompt
+    again = await engine.generate(request)
+    assert again.trace.text == undisturbed.trace.text
+    assert np.array_equal(again.trace.logprobs, undisturbed.trace.logprobs)
+
+
 async def test_leaving_a_stream_early_frees_its_slot(engine: LocalEngine) -> None:
     stream = engine.stream(ask(STORY, max_tokens=400, stream=True))
     await anext(stream)
