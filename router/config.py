@@ -252,6 +252,13 @@ class Settings(BaseSettings):
         le=100_000,
         description="Requests that may wait for a slot before it says busy",
     )
+    queue_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Expected wait for a slot beyond which it says busy; 0 sets no limit",
+    )
     prefill_chunk: int = Field(
         default=256,
         ge=16,

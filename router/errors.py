@@ -6,7 +6,7 @@ RouterError
 ├── EngineError              the local engine could not answer
 │   ├── PromptTooLong        the prompt does not fit the engine's context
 │   ├── TemplateRefused      the model's chat template does not accept the conversation
-│   ├── EngineBusy           all slots and the whole wait queue are taken
+│   ├── EngineBusy           all slots are taken, and the wait queue is full or too slow
 │   └── EngineDown           the engine process died or is being restarted
 ├── UpstreamError            the remote LLM could not answer
 │   ├── UpstreamUnavailable  refused, timed out, reset, or kept answering 429/5xx
@@ -72,7 +72,7 @@ class TemplateRefused(EngineError):
 
 
 class EngineBusy(EngineError):
-    """All slots and the whole wait queue are taken. `retry_after` is in seconds."""
+    """All slots are taken, and the wait queue is full or too slow. `retry_after` is in seconds."""
 
     def __init__(self, waiting: int, retry_after: float) -> None:
         super().__init__(

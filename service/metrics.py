@@ -150,8 +150,9 @@ class Metrics:
         self.engine_up = Gauge("router_engine_up", "1 if the engine runs", registry=registry)
         self.engine = Gauge(
             "router_engine",
-            "The local engine: requests active and waiting, slots, restarts; breaker_open is 1 "
-            "while it is left alone after several crashes",
+            "The local engine: requests active and waiting, slots, restarts; wait_seconds that the "
+            "next one is expected to wait; breaker_open is 1 while it is left alone after several "
+            "crashes",
             ["what"],
             registry=registry,
         )
@@ -159,6 +160,12 @@ class Metrics:
             "router_engine_tokens",
             "Since the engine started: tokens read and written, found in its cache, guessed, right",
             ["what"],
+            registry=registry,
+        )
+        self.engine_refused = Gauge(
+            "router_engine_refused",
+            "Since the engine started: requests not let in, because its queue was full or too slow",
+            ["reason"],
             registry=registry,
         )
         self.engine_seconds = Gauge(
@@ -215,8 +222,10 @@ class Metrics:
             for name, value in stats.extra.items():
                 if name in ("reused", "guessed", "accepted"):
                     self.engine_tokens.labels(name).set(value)
-                elif name == "breaker_open":
+                elif name in ("breaker_open", "wait_seconds"):
                     self.engine.labels(name).set(value)
+                elif name.startswith("refused_"):
+                    self.engine_refused.labels(name.removeprefix("refused_")).set(value)
                 elif name.startswith("seconds_"):
                     self.engine_seconds.labels(name.removeprefix("seconds_")).set(value)
 

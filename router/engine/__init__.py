@@ -30,6 +30,7 @@ def engine_config(settings: Settings, *, on_progress: Progress | None = None) ->
         context=settings.context,
         slots=settings.slots,
         queue=settings.queue,
+        queue_seconds=settings.queue_seconds,
         threads=settings.threads,
         prefill_chunk=settings.prefill_chunk,
         n_gpu_layers=settings.n_gpu_layers,

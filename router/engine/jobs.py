@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -15,7 +16,10 @@ from router.errors import EngineBusy, EngineDown, EngineError
 
 
 class Jobs:
-    """At most `n_slots` jobs are worked on, and `n_queue` wait.
+    """At most `n_slots` jobs are worked on, and `n_queue` wait, none longer than `most_seconds`.
+
+    How long one would wait is estimated when it comes: by how many are there before it, and how
+    long the last ones took.
 
     Any thread may call `enter` and `close` and read the numbers; the rest is for the thread that
     works on the jobs.
@@ -26,32 +30,58 @@ class Jobs:
     n_unfinished : how many there are, waiting ones included.
     n_slots : how many are worked on at most.
     most : how many there may be.
+    n_refused : how many were not let in because all places were taken.
+    n_shed : how many were not because they would have waited too long.
     """
 
-    def __init__(self, sequences: Sequences, *, n_slots: int, n_queue: int) -> None:
+    def __init__(
+        self,
+        sequences: Sequences,
+        *,
+        n_slots: int,
+        n_queue: int,
+        most_seconds: float = math.inf,
+    ) -> None:
         self.active: list[Job] = []
         self.n_unfinished = 0
         self.n_slots = n_slots
         self.most = n_slots + n_queue
+        self.n_refused = 0
+        self.n_shed = 0
+        self._most_seconds = most_seconds
         self._sequences = sequences
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._lock = threading.Lock()
         self._closed = False
-        self._seconds_per_job = 1.0
+        self._seconds_per_job: float | None = None
 
     def enter(self, job: Job) -> None:
-        """Take a job and its siblings, all or none. Raises EngineBusy, EngineDown."""
+        """Take a job and its siblings, all or none. Raises EngineBusy, EngineDown.
+
+        A job that scores is never shed: it belongs to an answer that was let in.
+        """
         n = 1 + len(job.siblings)
         with self._lock:
             if self._closed:
                 raise EngineDown("the engine is shutting down")
+            wait = self.expected_wait()
             if self.n_unfinished + n > self.most:
-                waiting = max(0, self.n_unfinished - self.n_slots)
-                wait = self._seconds_per_job * (waiting + 1) / self.n_slots
-                raise EngineBusy(waiting, max(1.0, wait))
+                self.n_refused += 1
+                raise self._busy(wait)
+            if wait > self._most_seconds and not job.continuations:
+                self.n_shed += 1
+                raise self._busy(wait)
             self.n_unfinished += n
             self._inbox.put(job)  # in here: nothing comes in after `close`
+
+    def expected_wait(self) -> float:
+        """Seconds that one who came now would wait for a slot; 0 before one was ever answered."""
+        ahead = self.n_unfinished - self.n_slots + 1
+        return max(0, ahead) * (self._seconds_per_job or 0.0) / self.n_slots
+
+    def _busy(self, wait: float) -> EngineBusy:
+        return EngineBusy(max(0, self.n_unfinished - self.n_slots), max(1.0, wait))
 
     def close(self) -> None:
         """Let no more in, and wake the thread that waits in `take_in`."""
@@ -121,7 +151,8 @@ class Jobs:
         """End a job with its answer; how long that took tells others how long to wait."""
         self.end(job, result)
         seconds = time.perf_counter() - job.admitted
-        self._seconds_per_job += 0.1 * (seconds - self._seconds_per_job)
+        before = seconds if self._seconds_per_job is None else self._seconds_per_job
+        self._seconds_per_job = before + 0.1 * (seconds - before)
 
     def end(self, job: Job, last: Completion | Scores | EngineError) -> None:
         """End a job and free its sequence; its sink is called with `last`."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -270,6 +271,7 @@ class _Parts:
             n_context=config.context,
             n_slots=config.slots,
             n_queue=config.queue,
+            most_seconds=config.queue_seconds or math.inf,
             prefill_chunk=config.prefill_chunk,
             drafter=drafter,
             draft_tokens=config.draft_tokens,

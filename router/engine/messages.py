@@ -190,6 +190,8 @@ class EngineConfig:
     context : tokens one request may use, prompt and answer together.
     slots : requests worked on at once; the cache holds `context` tokens for each.
     queue : requests that may wait for a slot before one is refused as busy.
+    queue_seconds : how long one may have to wait, by estimate, before it is refused as well; 0
+        sets no limit.
     threads : CPU threads; 0 takes one per physical core that this process may use.
     prefill_chunk : prompt tokens read at once; between two chunks the others get their tokens.
     n_gpu_layers : ``"auto"`` offloads as many layers as fit, else a number of layers.
@@ -211,6 +213,7 @@ class EngineConfig:
     context: int = 2048
     slots: int = 8
     queue: int = 64
+    queue_seconds: float = 0.0
     threads: int = 0
     prefill_chunk: int = 256
     n_gpu_layers: int | str = "auto"

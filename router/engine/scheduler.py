@@ -6,6 +6,7 @@ that still wait to be read. Requests join and leave between steps.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ PREFILL_CHUNK = 256
 class Scheduler:
     """Owns the context and the thread that runs it.
 
-    At most `n_slots` requests are worked on and `n_queue` wait; one more gets EngineBusy. With a
+    At most `n_slots` requests are worked on and `n_queue` wait; one more gets EngineBusy, and one
+    that would wait longer than `most_seconds`. With a
     `drafter`, up to `draft_tokens` are guessed for a sequence and checked in one step; answers and
     what is observed of them stay the same. `prefixes` keeps system prompts across restarts, and
     `reader` takes the statistics of the answers' tokens.
@@ -49,6 +51,7 @@ class Scheduler:
         n_context: int,
         n_slots: int,
         n_queue: int,
+        most_seconds: float = math.inf,
         prefill_chunk: int = PREFILL_CHUNK,
         drafter: Drafter | None = None,
         draft_tokens: int = 0,
@@ -60,7 +63,7 @@ class Scheduler:
         self._n_context = n_context
         self._meter = Meter()
         sequences = Sequences(n_slots)
-        self._jobs = Jobs(sequences, n_slots=n_slots, n_queue=n_queue)
+        self._jobs = Jobs(sequences, n_slots=n_slots, n_queue=n_queue, most_seconds=most_seconds)
         decoder = Decoder(context, self._jobs)
         self._answers = AnswerWriter(
             model,
@@ -166,7 +169,12 @@ class Scheduler:
             n_slots=self._jobs.n_slots,
             decoded_tokens=self._answers.n_tokens,
             prefilled_tokens=self._prompts.n_tokens,
-            extra=self._meter.snapshot(),
+            extra={
+                **self._meter.snapshot(),
+                "wait_seconds": self._jobs.expected_wait(),
+                "refused_full": self._jobs.n_refused,
+                "refused_slow": self._jobs.n_shed,
+            },
         )
 
     @property

@@ -174,6 +174,7 @@ OTHER: dict[str, Any] = {
     "commit_tokens": 9,
     "commit_ms": 300,
     "queue": 5,
+    "queue_seconds": 2.5,
     "log_level": "debug",
 }
 

@@ -145,11 +145,14 @@ LOCAL_STREAM: tuple[StreamEvent, ...] = (CONFIDENT, TextDelta("Grü"), TextDelta
 QUESTION = {"model": "auto", "messages": [{"role": "user", "content": "Say hello in German"}]}
 
 
+LOAD = EngineStats(2, 1, 8, 100, 200, restarts=3, extra={"wait_seconds": 2.5, "refused_slow": 4})
+
+
 @dataclass
 class ScriptedEngine(NoFollowUps):
     info: EngineInfo = INFO
     alive: bool = True
-    load: EngineStats = field(default_factory=lambda: EngineStats(2, 1, 8, 100, 200, restarts=3))
+    load: EngineStats = LOAD
     fault: Exception | None = None
 
     trouble: str = ""

@@ -144,6 +144,8 @@ async def test_metrics_count_requests_answers_tokens_and_money() -> None:
         'router_engine{what="waiting"} 1.0',
         'router_engine{what="slots"} 8.0',
         'router_engine{what="restarts"} 3.0',
+        'router_engine{what="wait_seconds"} 2.5',
+        'router_engine_refused{reason="slow"} 4.0',
         "process_resident_memory_bytes",
     ):
         assert line in text

@@ -200,6 +200,23 @@ async def test_more_than_slots_and_queue_hold_is_busy_at_once(engine: LocalEngin
     await until_idle(engine)
 
 
+async def test_who_would_wait_too_long_is_told_at_once_and_counted(
+    engine_config: EngineConfig,
+) -> None:
+    strict = dataclasses.replace(engine_config, slots=1, queue=99, queue_seconds=0.001)
+    engine = LocalEngine(strict)
+    await engine.start()
+    try:
+        await engine.generate(ask("Say hello.", max_tokens=2))  # now it knows how long one takes
+        tasks = [asyncio.create_task(engine.generate(ask(STORY, max_tokens=8))) for _ in range(3)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        extra = (await engine.stats()).extra
+    finally:
+        await engine.close()
+    assert [type(result) for result in results] == [Completion, EngineBusy, EngineBusy]
+    assert (extra["refused_slow"], extra["refused_full"], extra["wait_seconds"]) == (2, 0, 0)
+
+
 async def test_a_long_prompt_does_not_stall_those_who_are_answering(engine: LocalEngine) -> None:
     stream = engine.stream(ask(STORY, max_tokens=100, stream=True))
     await anext(stream)
