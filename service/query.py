@@ -9,7 +9,8 @@ import uq
 from router.account import ANONYMOUS, Account
 from router.answer import Mode, Need, Query, StreamMode
 from router.engine.messages import Message, Sampler
-from router.json_schema import SchemaError, UnsupportedSchemaError, json_grammar, schema_grammar
+from router.json_grammar import json_grammar
+from router.json_schema import SchemaError, UnsupportedSchemaError, schema_grammar
 from service.errors import bad_request, forbidden, model_not_found
 from service.openai import ChatMessage, ChatRequest, RouterOptions
 

@@ -9,7 +9,8 @@ import pytest
 
 from router.answer import Need, Query
 from router.engine.messages import GREEDY, Message, Sampler
-from router.json_schema import json_grammar, schema_grammar
+from router.json_grammar import json_grammar
+from router.json_schema import schema_grammar
 from service.errors import ApiError
 from service.parse import parse_chat_request
 from service.query import to_query, wants_logprobs

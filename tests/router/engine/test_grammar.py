@@ -24,7 +24,8 @@ from router.engine.messages import (
     SampleRequest,
 )
 from router.errors import EngineError
-from router.json_schema import json_grammar, schema_grammar
+from router.json_grammar import json_grammar
+from router.json_schema import schema_grammar
 
 PERSON = {
     "type": "object",
