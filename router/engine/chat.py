@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-from collections.abc import Sequence
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any, NoReturn, Protocol
 
@@ -32,6 +35,10 @@ class Vocabulary(Protocol):
     def chat_template(self) -> str | None:
         """The template's source."""
 
+    @property
+    def control_texts(self) -> Sequence[str]:
+        """How all control tokens are written."""
+
     def special_piece(self, token: int) -> str:
         """How a control token is written."""
 
@@ -54,6 +61,7 @@ class ChatTemplate:
                 "use an instruction-tuned GGUF"
             )
         self._vocabulary = vocabulary
+        self._quotes = _Quotes(vocabulary.control_texts)
         self._bos = vocabulary.special_piece(vocabulary.bos)
         self._eos = vocabulary.special_piece(vocabulary.eos)
         environment = ImmutableSandboxedEnvironment(
@@ -85,11 +93,21 @@ class ChatTemplate:
             raise TemplateRefused(f"the model's chat template refuses this: {error}") from error
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The rendered prompt as tokens, with exactly one beginning-of-sequence token if any."""
-        prompt = self.render(messages)
+        """The rendered prompt as tokens, with exactly one beginning-of-sequence token if any.
+
+        Control tokens are the template's alone: one that a message spells out is text as any other,
+        so that nobody can end a turn, or begin another's, from within.
+        """
+        prompt = self.render([self._quotes.mark(message) for message in messages])
         has_bos = bool(self._bos) and prompt.startswith(self._bos)
         add_special = self._vocabulary.add_bos and not has_bos
-        return self._vocabulary.tokenize(prompt, add_special=add_special, parse_special=True)
+        tokens: list[int] = []
+        for text, is_quoted in self._quotes.parts(prompt):
+            tokens += self._vocabulary.tokenize(
+                text, add_special=add_special, parse_special=not is_quoted
+            )
+            add_special = False
+        return tokens
 
     def system_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens with which a prompt of these leading system messages begins, whatever follows.
@@ -111,6 +129,39 @@ class ChatTemplate:
             return ()
         columns = zip(*prompts, strict=False)
         return tuple(column[0] for column in takewhile(lambda c: len(set(c)) == 1, columns))
+
+
+class _Quotes:
+    """Tells what messages say from what the template does, where both read as control tokens.
+
+    Marks that nobody can guess stand in for the former while the template is rendered.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        longest_first = sorted(filter(None, texts), key=len, reverse=True)
+        self._texts = longest_first
+        self._number = {text: i for i, text in enumerate(longest_first)}
+        self._spelled_out = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._secret = f"quoted{secrets.token_hex(16)}x"
+        self._mark = re.compile(rf"{self._secret}(\d+)x")
+
+    def mark(self, message: Message) -> Message:
+        """The message, its control tokens replaced by marks."""
+        if self._spelled_out.search(message.content) is None:
+            return message
+        content = self._spelled_out.sub(
+            lambda found: f"{self._secret}{self._number[found[0]]}x", message.content
+        )
+        return replace(message, content=content)
+
+    def parts(self, prompt: str) -> Iterator[tuple[str, bool]]:
+        """The prompt in pieces: its text, and whether that is what was marked."""
+        end = 0
+        for found in self._mark.finditer(prompt):
+            yield prompt[end : found.start()], False
+            yield self._texts[int(found[1])], True
+            end = found.end()
+        yield prompt[end:], False
 
 
 def _raise(message: str) -> NoReturn:

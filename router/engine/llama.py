@@ -243,6 +243,16 @@ class Model:
         """Bytes of all tensors."""
         return int(lib.llama_model_size(self.handle))
 
+    @functools.cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """How all control tokens are written: what a prompt's template alone may say."""
+        control = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        return tuple(
+            self.special_piece(token)
+            for token in range(self.n_vocab)
+            if lib.llama_vocab_get_attr(self.vocab, token) & control
+        )
+
     def is_end(self, token: int) -> bool:
         """Whether `token` ends a generation (EOS, EOT, ...)."""
         return token in self._eog
