@@ -61,7 +61,12 @@ def tree_peak_bytes(pid: int) -> int:
 
 def tree_bytes(pid: int) -> int:
     """Resident memory of `pid` and all its descendants now."""
-    return sum(_memory(each, "VmRSS") for each in tree(pid))
+    return sum(resident_bytes(each) for each in tree(pid))
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of one process now; 0 when it has ended."""
+    return _memory(pid, "VmRSS")
 
 
 def _memory(pid: int, field: str) -> int:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -126,15 +126,23 @@ def peer_python() -> Path:
     engine = f"llama-cpp-python[server]=={version('llama-cpp-python')}"
     fixed = ["sse-starlette==3.7.0", "starlette-context==0.3.6", "xllamacpp==2026.10.11549"]
     wanted = [engine, *ours, *fixed]
-    python, stamp = PEER_FOLDER / "bin" / "python", PEER_FOLDER / "installed.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == wanted:
+    return environment(PEER_FOLDER, wanted, "compiling llama.cpp may take some minutes")
+
+
+def environment(folder: Path, wanted: Sequence[str], note: str) -> Path:
+    """Return the Python of the environment in `folder` that has the packages `wanted`, pip's words.
+
+    It is made first if it is not there; `note` says why that takes a while.
+    """
+    python, stamp = folder / "bin" / "python", folder / "installed.json"
+    if stamp.exists() and json.loads(stamp.read_text()) == list(wanted):
         return python
-    print(f"making {PEER_FOLDER}; compiling llama.cpp may take some minutes", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEER_FOLDER)], check=True)
-    (PEER_FOLDER / ".gitignore").write_text("*\n")
+    print(f"making {folder}; {note}", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    (folder / ".gitignore").write_text("*\n")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *wanted], check=True)
-    stamp.write_text(json.dumps(wanted))
+    stamp.write_text(json.dumps(list(wanted)))
     return python
 
 
@@ -144,21 +152,45 @@ def running(server: str, setup: Setup, *, cache: bool = False) -> Iterator[Serve
 
     Entered once it takes requests. Raises ServerError when it does not come to that.
     """
+    port = free_port()
+    command = setup.command(server, port, cache=cache)
+    with serving(server, command, port, READY.get(server, READY[OURS])) as started:
+        yield started
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # An empty folder and few variables: no router.toml, ROUTER_* or HOST of the caller's is read.
-    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def serving(
+    name: str,
+    command: Sequence[str],
+    port: int,
+    ready: str,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Run `command`, which serves on `port` of 127.0.0.1, as long as the block lasts.
+
+    Entered once it says 200 at the path `ready`. It runs in an empty folder and sees few variables
+    of the caller's, so that it reads no router.toml, ROUTER_* or HOST and no key; `variables` are
+    added. Raises ServerError when it does not become ready.
+    """
+    environment = {each: os.environ[each] for each in KEPT_VARIABLES if each in os.environ}
     environment["PYTHONPATH"] = str(FOLDER)  # ours is the code beside this
+    environment |= variables or {}
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-        command = setup.command(server, port, cache=cache)
         try:
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         except OSError as error:
             raise ServerError(f"does not start: {error}") from error
         try:
-            started = Server(server, port, process.pid)
-            if not _becomes_ready(process, started.url + READY.get(server, READY[OURS])):
+            started = Server(name, port, process.pid)
+            if not _becomes_ready(process, started.url + ready):
                 log.seek(0)
                 printed = ["no output", *log.read().decode(errors="replace").strip().splitlines()]
                 raise ServerError(f"does not start: {printed[-1].strip()}")
