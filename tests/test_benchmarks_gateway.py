@@ -49,7 +49,7 @@ def test_at_a_rate_requests_do_not_wait_for_answers() -> None:
     ("response", "fault"),
     [
         (
-            b"HTTP/1.1 503 No\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 503 No\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             "HTTP 503 with Retry-After",
         ),
         (b"HTTP/1.1 502 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}", "HTTP 502"),
