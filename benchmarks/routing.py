@@ -291,7 +291,7 @@ def study(
 def collect(items: Sequence[Item], model: str, folder: Path) -> list[Record]:
     """Ask the model what its record log in `folder` does not hold yet, with every signal."""
     from router.cli.collecting import ask  # noqa: PLC0415  loads the engine
-    from router.config import load_settings  # noqa: PLC0415
+    from router.config_load import load_settings  # noqa: PLC0415
     from uq import get_estimator  # noqa: PLC0415
 
     signals = frozenset(s for name in estimator_names() for s in get_estimator(name).needs)

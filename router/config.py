@@ -1,4 +1,4 @@
-"""Settings: defaults < router.toml < ``ROUTER_*`` environment < flags, one name for all four.
+"""All that can be configured, checked.
 
 A setting called ``n_gpu_layers`` is the flag ``--n-gpu-layers``, the variable
 ``ROUTER_N_GPU_LAYERS`` and the key ``n_gpu_layers`` in router.toml. A name that no setting has is
@@ -7,40 +7,29 @@ an error in all of them.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import json
-import os
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import annotated_types
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
-from router.errors import ConfigError
 from router.prices import Prices
 from router.upstreams import entry
 from router.upstreams.entry import UpstreamEntry
 from router.urls import checked_origin, checked_redis, checked_upstream, public_url
 
 PREFIX = "ROUTER_"
-CONFIG_FILE = "router.toml"
-CONFIG_VARIABLE = "ROUTER_CONFIG"
 
-_NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "ROUTER_SHARED_DATA"})
-"""Variables with our prefix that are no settings: the config file's place, and the tests' data."""
+URLS = frozenset({"upstream", "redis_url"})
+"""The settings that hold a URL, whose password is not for everybody's eyes."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -340,7 +329,7 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, public_url(value) if name in _URLS and value else value
+            yield name, public_url(value) if name in URLS and value else value
 
     def upstream_key(self, environ: Mapping[str, str] | None = None) -> str | None:
         """Return the key of `upstream` from the variable that `upstream_key_env` names.
@@ -392,75 +381,6 @@ class Settings(BaseSettings):
         }
 
 
-_URLS = frozenset({"upstream", "redis_url"})
-
-
-def load_settings(
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    config: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> Settings:
-    """Merge defaults, the config file, ``ROUTER_*`` variables and `overrides`; later ones win.
-
-    Parameters
-    ----------
-    overrides : values by setting name, from flags; an absent name overrides nothing.
-    config : the config file. Default: the one ``ROUTER_CONFIG`` names, else router.toml in the
-        working folder if there is one.
-    environ : the environment to read, default the process's own. A variable that is set but empty
-        counts as not set.
-
-    Raises
-    ------
-    ConfigError
-        A name is unknown (the message suggests the near one), a value is not allowed (the message
-        says what is), or the config file is missing or no TOML.
-    """
-    environ = os.environ if environ is None else environ
-    file = _file_layer(config, environ)
-    flags = _Layer("{flag}", dict(overrides or {}))
-    key_names = [name for layer in (file, flags) for name in _key_names(layer.values)]
-    layers = (file, _environment_layer(environ, exempt=key_names), flags)
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for layer in layers:
-        for name, value in layer.values.items():
-            if name not in Settings.model_fields:
-                raise ConfigError(_unknown(layer.source(name), name))
-            values[name] = value
-            sources[name] = layer.source(name)
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, values, sources)) from None
-
-
-def setting_names() -> tuple[str, ...]:
-    """Return the names of all settings, in the order in which help and docs show them."""
-    return tuple(Settings.model_fields)
-
-
-def description(name: str) -> str:
-    """Return a setting's one-line description. Raises KeyError when there is no such setting."""
-    return Settings.model_fields[name].description or ""
-
-
-def flag(name: str) -> str:
-    """Return the flag of a setting: ``n_gpu_layers`` -> ``--n-gpu-layers``."""
-    return "--" + name.replace("_", "-")
-
-
-def variable(name: str) -> str:
-    """Return the environment variable of a setting: ``n_gpu_layers`` -> ``ROUTER_N_GPU_LAYERS``."""
-    return PREFIX + name.upper()
-
-
-def allowed(name: str) -> str:
-    """Say in words which values a setting takes: ``a whole number from 0 to 65535``."""
-    return _ALLOWED.get(name) or _allowed(Settings.model_fields[name])
-
-
 def listens_here_only(host: str) -> bool:
     """Whether the setting `host` keeps the gateway to this machine."""
     return host == "localhost" or is_loopback(host)
@@ -475,133 +395,3 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (mapped or address).is_loopback
-
-
-class _Layer:
-    """The values one source sets, and how messages call that source."""
-
-    def __init__(self, label: str, values: Mapping[str, Any]) -> None:
-        self.label = label
-        self.values = values
-
-    def source(self, name: str) -> str:
-        return self.label.format(variable=variable(name), flag=flag(name))
-
-
-class _Environment(EnvSettingsSource):
-    """pydantic-settings' own reading of variables, from a mapping instead of ``os.environ``."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Settings)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._environ.items()}
-
-
-def _environment_layer(environ: Mapping[str, str], exempt: Iterable[Any]) -> _Layer:
-    ours = {name: value for name, value in environ.items() if value and name.startswith(PREFIX)}
-    values = _Environment(ours)()
-    # The key itself may live in a variable of our prefix, such as ROUTER_UPSTREAM_KEY.
-    no_settings = {*_NOT_SETTINGS, *exempt, *_key_names(values)}
-    for name in ours.keys() - no_settings:
-        values.setdefault(name.removeprefix(PREFIX).lower(), ours[name])
-    return _Layer("{variable}", values)
-
-
-def _key_names(values: Mapping[str, Any]) -> Iterator[str]:
-    """The variables that hold keys, as far as that can be told before anything is checked."""
-    yield from (name for name in [values.get("upstream_key_env")] if isinstance(name, str))
-    with contextlib.suppress(ValueError):  # it is told of when the values are checked
-        entries = entry.read_entries(values.get("upstreams", ()))
-        for one in entries if isinstance(entries, list | tuple) else ():
-            if isinstance(one, Mapping) and isinstance(one.get("key_env"), str):
-                yield one["key_env"]
-
-
-def _file_layer(config: Path | None, environ: Mapping[str, str]) -> _Layer:
-    named = config or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    path = named or Path(CONFIG_FILE)
-    if named is None and not path.is_file():
-        return _Layer("", {})
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"can't read the config file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the config file {path} is not valid TOML: {error}") from error
-    label = str(path).replace("{", "{{").replace("}", "}}")
-    return _Layer(label, values)
-
-
-def _unknown(source: str, name: str) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_"), Settings.model_fields, n=1, cutoff=0.6)
-    if source.startswith(PREFIX):
-        subject, hint = f"{source} is no setting's variable", near and variable(near[0])
-    elif source.startswith("--"):
-        subject, hint = f"there is no setting {source}", near and flag(near[0])
-    else:
-        subject, hint = f"{source} sets {name!r}, which is no setting", near and near[0]
-    advice = f"did you mean {hint}?" if hint else f"there are {', '.join(Settings.model_fields)}"
-    return f"{subject}; {advice}"
-
-
-def _explain(error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
-    lines: dict[str, str] = {}  # a union reports each of its members: one line a setting is enough
-    for item in error.errors():
-        name = str(item["loc"][0])
-        if name == "upstreams":
-            lines.setdefault(*entry.explain(cast(Mapping[str, Any], item), sources[name]))
-            continue
-        shown = _shown(name, values[name])
-        own_words = item["type"] == "value_error" and str(item["ctx"]["error"])
-        reason = own_words or f"allowed is {allowed(name)}"
-        lines.setdefault(name, f"{name} = {shown} (from {sources[name]}): {reason}")
-    return "\n".join(lines.values())
-
-
-def _shown(name: str, value: Any) -> str:
-    if name in _URLS and isinstance(value, str):
-        return repr(public_url(value))
-    if name == "upstream_key_env":  # likely the key itself, put there by mistake
-        return "***"
-    return repr(value)
-
-
-_ALLOWED = {
-    "tensor_split": "numbers with commas between them, such as 3,1",
-    "cors_origins": "origins with commas between them, such as https://app.example.org",
-    "upstreams": entry.ALLOWED_LIST,
-    "upstream": "a URL such as http://127.0.0.1:9000/v1",
-    "redis_url": "a URL such as redis://127.0.0.1:6379/0",
-    "upstream_key_env": "the name of an environment variable, not the key itself",
-}
-
-
-def _allowed(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return " or ".join(get_args(field.annotation))
-    if field.annotation is str:
-        return "text" if not field.metadata else "text that is not empty"
-    if field.annotation in (int, float):
-        noun = "a whole number" if field.annotation is int else "a number"
-        return " ".join([noun, *_bounds(field.metadata)])
-    return " or ".join(_alternatives(get_args(field.annotation)))
-
-
-def _alternatives(members: tuple[Any, ...]) -> Iterator[str]:
-    for member in members:
-        if get_origin(member) is Literal:
-            yield from get_args(member)
-        else:
-            yield _allowed(FieldInfo.from_annotation(member))
-
-
-def _bounds(metadata: list[Any]) -> Iterator[str]:
-    low = next((m.ge for m in metadata if isinstance(m, annotated_types.Ge)), None)
-    above = next((m.gt for m in metadata if isinstance(m, annotated_types.Gt)), None)
-    high = next((m.le for m in metadata if isinstance(m, annotated_types.Le)), None)
-    if low is not None:
-        yield f"from {low} to {high}" if high is not None else f"of at least {low}"
-    else:
-        yield f"above {above}" + (f" and at most {high}" if high is not None else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.config import description, flag, setting_names, variable
+from router.config_words import description, flag, setting_names, variable
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

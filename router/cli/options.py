@@ -9,7 +9,9 @@ from typing import Any, TypeVar, get_origin
 
 import click
 
-from router.config import Settings, allowed, description, flag, load_settings, setting_names
+from router.config import Settings
+from router.config_load import load_settings
+from router.config_words import allowed, description, flag, setting_names
 
 R = TypeVar("R")
 

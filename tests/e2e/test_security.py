@@ -26,7 +26,8 @@ import pytest
 from redis import Redis
 
 from router.account import Account
-from router.config import Settings, load_settings
+from router.config import Settings
+from router.config_load import load_settings
 from router.errors import UpstreamUnavailable
 from router.keystore import KeyStore
 from router.pipeline import build_pipeline

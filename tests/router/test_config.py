@@ -11,15 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from router.config import (
-    Settings,
-    allowed,
-    description,
-    flag,
-    load_settings,
-    setting_names,
-    variable,
-)
+from router.config import Settings
+from router.config_load import load_settings
+from router.config_words import allowed, description, flag, setting_names, variable
 from router.errors import ConfigError
 from router.urls import public_url
 

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from router.cli.options import settings_options
-from router.config import Settings, flag, setting_names
+from router.config import Settings
+from router.config_words import flag, setting_names
 
 
 def command(*names: str) -> click.Command:

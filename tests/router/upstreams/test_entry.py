@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from router.config import Settings, load_settings
+from router.config import Settings
+from router.config_load import load_settings
 from router.errors import ConfigError
 from router.prices import Prices
 
