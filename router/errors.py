@@ -10,6 +10,7 @@ RouterError
 │   └── EngineDown           the engine process died or is being restarted
 ├── UpstreamError            the remote LLM could not answer
 │   ├── UpstreamUnavailable  refused, timed out, reset, or kept answering 429/5xx
+│   │   └── UpstreamBusy     it is being asked for as much at once as it may be
 │   └── UpstreamRejected     the upstream judged the request itself to be wrong (4xx)
 ├── BudgetSpent              what the upstream may cost is spent, and there is no local answer
 ├── LedgerError              decisions and labels can't be kept, or not be read
@@ -103,6 +104,10 @@ class UpstreamUnavailable(UpstreamError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class UpstreamBusy(UpstreamUnavailable):
+    """This gateway has as many requests under way to the upstream as it may have."""
 
 
 class UpstreamRejected(UpstreamError):

@@ -1,4 +1,4 @@
-"""One remote LLM: a server that speaks an API we know, over one pooled client.
+"""One remote LLM: a server that speaks an API we know, over connections that are kept.
 
 What is repeated, and what never is:
 
@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import http.cookiejar
 import logging
 import math
 import ssl
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -37,7 +37,7 @@ from tenacity import (
 
 from router import remote_body, sse
 from router.config import Settings
-from router.errors import UpstreamRejected, UpstreamUnavailable
+from router.errors import UpstreamBusy, UpstreamRejected, UpstreamUnavailable
 from router.prices import FREE, Prices
 from router.remote_body import BadBodyError, RemoteAnswer, is_usage_chunk, usage_of
 from router.upstreams.anthropic import Anthropic
@@ -47,6 +47,7 @@ from router.upstreams.entry import Api, UpstreamEntry
 from router.upstreams.faults import Faults, reason
 from router.upstreams.health import Health
 from router.upstreams.stream import RemoteStream
+from router.upstreams.transport import KEEP_SECONDS, AiohttpTransport
 from router.urls import public_url
 
 __all__ = ["RemoteAnswer", "Timeouts", "Upstream", "is_usage_chunk", "usage_of"]
@@ -56,10 +57,11 @@ log = logging.getLogger("router.remote")
 MAX_BYTES = 16 << 20
 """Longest answer that is read, in bytes; one that is longer is an error."""
 
+MAX_CALLS = 1024
+"""Requests to one upstream at the same time; one more is an `UpstreamBusy`."""
+
 _LONGEST_BACKOFF = 8.0
-_KEEP_ALIVE = 4.0  # below uvicorn's 5 s, so that we seldom write to a connection it just closed
-
-
+_HEADERS = {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "User-Agent": "seek-stronger"}
 _USUAL = Timeouts()
 _DIALECTS: Mapping[Api, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
 
@@ -119,15 +121,10 @@ class Upstream:
             multiplier=backoff, max=_LONGEST_BACKOFF, jitter=backoff
         )
         self._patience = patience
-        self._client = httpx.AsyncClient(
-            headers=self._dialect.headers(key),
-            cookies=_no_cookies(),
-            timeout=httpx.Timeout(timeouts.read, connect=timeouts.connect, pool=timeouts.connect),
-            limits=httpx.Limits(max_connections=256, keepalive_expiry=_KEEP_ALIVE),
-            follow_redirects=False,
-            verify=trusted_certificates(),
-            transport=transport,
-        )
+        self._headers = httpx.Headers({**_HEADERS, **self._dialect.headers(key)})
+        silence = httpx.Timeout(timeouts.read, connect=timeouts.connect, pool=timeouts.connect)
+        self._extensions = {"timeout": silence.as_dict()}
+        self._transport = transport or _transport_to(self.base_url)
 
     @classmethod
     def from_entry(
@@ -177,7 +174,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections; the object can't be used afterwards."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def chat(self, body: Mapping[str, Any], *, deadline: float | None = None) -> RemoteAnswer:
         """Ask for a complete answer to an OpenAI request.
@@ -190,7 +187,7 @@ class Upstream:
         ------
         UpstreamUnavailable
             Unreachable, too slow, misconfigured, left alone for now, or its answer is no chat
-            completion.
+            completion; `UpstreamBusy` when we ask it for too much at once.
         UpstreamRejected
             It finds fault with the request itself (most 4xx), or has no words for it
             (`NotExpressible`).
@@ -324,6 +321,9 @@ class Upstream:
         call.enter(self._faults.left_alone)
         try:
             return await self._send(method, path, payload)
+        except UpstreamBusy:
+            call.given_up()
+            raise
         except PassingError as error:
             call.passed(error)
             raise
@@ -332,12 +332,18 @@ class Upstream:
         self, method: str, path: str, payload: Mapping[str, Any] | None
     ) -> httpx.Response:
         try:
-            request = self._client.build_request(method, self.base_url + path, json=payload)
+            request = httpx.Request(
+                method,
+                self.base_url + path,
+                headers=self._headers,
+                json=payload,
+                extensions=self._extensions,
+            )
         except ValueError as error:  # NaN, or half of a surrogate pair: both pass Python's JSON
             message = f"the request holds what JSON can't express: {error}"
             raise UpstreamRejected(400, {"error": {"message": message}}) from error
         try:
-            response = await self._client.send(request, stream=True)
+            response = await self._transport.handle_async_request(request)
         except httpx.HTTPError as error:
             fault = self._faults.sending(error)
             if isinstance(fault, UpstreamUnavailable):
@@ -405,9 +411,18 @@ def trusted_certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _no_cookies() -> http.cookiejar.CookieJar:
-    """A jar that stays empty: what one caller is answered must not follow the next one."""
-    return http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+def _transport_to(url: str) -> httpx.AsyncBaseTransport:
+    """Return what carries requests to `url`: through the environment's proxy, if it names one."""
+    to = httpx.URL(url)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(to.scheme) or proxies.get("all")
+    if proxy is None or urllib.request.proxy_bypass(to.host):
+        return AiohttpTransport(trusted_certificates(), max_connections=MAX_CALLS)
+    return httpx.AsyncHTTPTransport(
+        verify=trusted_certificates(),
+        limits=httpx.Limits(max_connections=MAX_CALLS, keepalive_expiry=KEEP_SECONDS),
+        proxy=proxy if "://" in proxy else f"http://{proxy}",
+    )
 
 
 def _asked_pause(state: RetryCallState) -> float:

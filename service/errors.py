@@ -19,6 +19,7 @@
 | a key's limit is reached          | 429    | rate_limit_exceeded        |
 | UpstreamRejected                  | the upstream's | the upstream's     |
 | UpstreamUnavailable               | 502    | upstream_unavailable       |
+| UpstreamBusy                      | 503    | upstream_busy              |
 | EngineBusy, EngineDown            | 503    | engine_busy, engine_down   |
 | another EngineError               | 503    | engine_failed              |
 | anything else                     | 500    | internal_error             |
@@ -43,6 +44,7 @@ from router.errors import (
     PromptTooLong,
     RouterError,
     TemplateRefused,
+    UpstreamBusy,
     UpstreamRejected,
     UpstreamUnavailable,
 )
@@ -135,7 +137,9 @@ def from_router_error(exc: RouterError) -> ApiError | None:
         case BudgetSpent():
             return _budget_spent(exc)
         case UpstreamUnavailable():
-            return _unavailable(502, str(exc), "upstream_unavailable", retry_after=exc.retry_after)
+            busy = isinstance(exc, UpstreamBusy)
+            status, code = (503, "upstream_busy") if busy else (502, "upstream_unavailable")
+            return _unavailable(status, str(exc), code, retry_after=exc.retry_after)
     return None
 
 

@@ -20,10 +20,16 @@ from calibration.errors import CalibrationError
 from router.cli.protocol import GuardedProtocol
 from router.errors import RouterError
 
+if sys.platform != "win32":
+    import resource
+
 log = logging.getLogger("router.server")
 
 DRAIN_SECONDS = 8
 """What requests under way may still take after a signal; leaves 2 s of 10 to close the engine."""
+
+OPEN_FILES = 65_536
+"""As many connections the process tries to be allowed; the usual limit of 1,024 is soon reached."""
 
 Scope = Any
 Receive = Any
@@ -80,6 +86,7 @@ def run(
     when either came before it was ready, and what the application's start-up raised if that was an
     error of ours.
     """
+    allow_connections()
     guard = _Guard(app)
     config = uvicorn.Config(
         guard,
@@ -103,6 +110,16 @@ def run(
                 raise KeyboardInterrupt from None
         except OSError as error:  # another process began to listen after we had bound
             raise _why_not(error, *bound.getsockname()[:2]) from error
+
+
+def allow_connections() -> None:
+    """Raise this process's own limit of open files, as far as the system lets it."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with contextlib.suppress(ValueError, OSError):  # then the limit stays
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):

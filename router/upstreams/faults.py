@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import httpx
 
 from router import remote_body
-from router.errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
+from router.errors import (
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
 from router.remote_body import BadBodyError
 from router.upstreams.call import Call, PassingError, TimeLeft, Timeouts
 from router.upstreams.dialect import Dialect
@@ -21,7 +26,7 @@ _ERROR_BYTES = 1 << 16
 _REPEATED = frozenset({429, 502, 503, 504, 529})  # 529: Anthropic is overloaded
 _OPERATORS = frozenset({401, 402, 403})
 _NO_VERDICT = frozenset({408, 409, 425})
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 _RESET = (httpx.ReadError, httpx.WriteError)
 
 
@@ -38,6 +43,8 @@ class Faults:
 
     def sending(self, error: httpx.HTTPError) -> UpstreamError | PassingError:
         """For a request that was not answered at all."""
+        if isinstance(error, httpx.PoolTimeout):
+            return UpstreamBusy(self._say("is being asked for as much at once as it may be"), 1.0)
         if isinstance(error, _NOT_SENT):
             return self._passing(f"can't be reached: {reason(error)}")
         if isinstance(error, httpx.TimeoutException):

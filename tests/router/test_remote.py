@@ -18,9 +18,16 @@ from typing import Any
 import httpx
 import pytest
 
+from router import remote
 from router.answer import Usage
 from router.config import Settings
-from router.errors import ConfigError, UpstreamError, UpstreamRejected, UpstreamUnavailable
+from router.errors import (
+    ConfigError,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
 from router.remote import (
     MAX_BYTES,
     Timeouts,
@@ -30,6 +37,7 @@ from router.remote import (
     usage_of,
 )
 from router.remote_body import LONGEST_WAIT, retry_after
+from router.upstreams.health import Health
 from tests.router.fake_upstream import (
     DONE,
     USAGE_CHUNK,
@@ -541,7 +549,6 @@ class TestCheck:
             (answer({"detail": "Not Found"}, 404), "answers 404 to GET /models; is `upstream`"),
             (answer(b"hello", content_type="text/html"), "instead of json"),
             (answer(b"hello"), "no JSON object"),
-            (reset, "hung up"),
         ],
     )
     async def test_what_is_wrong_is_said_after_one_try(self, step: Step, words: str) -> None:
@@ -549,6 +556,12 @@ class TestCheck:
             with pytest.raises(UpstreamUnavailable, match=words):
                 await client.check()
         assert len(server.requests) == 1
+
+    async def test_a_reset_is_said_after_two(self) -> None:
+        async with upstream(reset) as (client, server):
+            with pytest.raises(UpstreamUnavailable, match="hung up"):
+                await client.check()
+        assert len(server.requests) == 2
 
 
 class TestSecrets:
@@ -629,7 +642,7 @@ class TestFromSettings:
 class TestTransport:
     """What can't be had from a server on this machine, through httpx's own stand-in."""
 
-    @pytest.mark.parametrize("error", [httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteError])
+    @pytest.mark.parametrize("error", [httpx.ConnectTimeout, httpx.WriteError])
     async def test_what_was_not_sent_is_repeated(self, error: type[httpx.TransportError]) -> None:
         calls = 0
 
@@ -659,6 +672,38 @@ class TestTransport:
             with pytest.raises(UpstreamUnavailable):
                 await client.chat(BODY)
         assert calls == 1
+
+    async def test_no_more_at_once_than_allowed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote, "MAX_CALLS", 2)
+        health = Health("here")
+        async with scripted(silence) as server, Upstream(server.url, health=health) as client:
+            calls = [asyncio.create_task(client.chat(BODY)) for _ in range(2)]
+            while server.busy < 2:
+                await asyncio.sleep(0.001)
+            for _ in range(20):
+                with pytest.raises(UpstreamBusy, match="as much at once") as told:
+                    await client.chat(BODY)
+                assert told.value.retry_after == 1.0
+            assert health.standing == "closed"  # it is no fault of the upstream's
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+            server.steps[:] = [answer(completion("four"))]
+            assert (await client.chat(BODY)).text == "four"
+
+    async def test_through_the_environments_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with scripted(answer(completion("four"))) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+            monkeypatch.setenv("no_proxy", "near.example")
+            async with Upstream("http://far.example/v1", key=KEY) as client:
+                assert (await client.chat(BODY)).text == "four"
+            (request,) = proxy.requests
+            assert request.line == "POST http://far.example/v1/chat/completions HTTP/1.1"
+            assert request.headers["authorization"] == f"Bearer {KEY}"
+            async with Upstream("http://near.example/v1", retries=0) as client:
+                with pytest.raises(UpstreamUnavailable, match="can't be reached"):
+                    await client.chat(BODY)
+        assert len(proxy.requests) == 1
 
 
 class TestUsage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from router.cli.server import address_of, bind, run
+from router.cli.server import OPEN_FILES, address_of, bind, run
 from router.errors import ModelError, RouterError
 from tests.router.fake_gateway import build
 
@@ -97,6 +98,17 @@ class TestInThisProcess:
         assert ended.value.code == 0
         assert answers == ["hello"]
         assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_it_may_hold_many_connections(self) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        answers: list[str] = []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+            with closing(bind("127.0.0.1", 0)) as bound:
+                run(build("fine"), bound, _visit(bound, signal.SIGINT, answers), log_level="error")
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(OPEN_FILES, before[1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
     def test_interrupted_while_loading(self) -> None:
         with closing(bind("127.0.0.1", 0)) as bound, pytest.raises(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from router.errors import (
     EngineError,
     PromptTooLong,
     TemplateRefused,
+    UpstreamBusy,
     UpstreamRejected,
     UpstreamUnavailable,
 )
@@ -71,6 +72,11 @@ EXPECTED: list[tuple[Exception, int, dict[str, str | None]]] = [
         UpstreamUnavailable("refused"),
         502,
         {"type": "server_error", "code": "upstream_unavailable", "param": None},
+    ),
+    (
+        UpstreamBusy("too much at once", 1.0),
+        503,
+        {"type": "server_error", "code": "upstream_busy", "param": None},
     ),
     (
         EngineBusy(64, 2.2),
