@@ -58,6 +58,7 @@ class Query:
     stream_mode : when a streamed answer is decided on: ``hold`` when it is whole, ``commit`` after
         its first tokens.
     n : how many answers are wanted; the first decides for all.
+    tools : names of the tools that a local answer may call; None reads no calls in it.
     """
 
     messages: tuple[Message, ...]
@@ -76,6 +77,12 @@ class Query:
     account: Account = ANONYMOUS
     stream_mode: StreamMode = "hold"
     n: int = 1
+    tools: frozenset[str] | None = None
+
+    @property
+    def comes_whole(self) -> bool:
+        """Whether a local answer can't be shown piece by piece, even in a stream."""
+        return self.n > 1 or self.tools is not None
 
 
 @dataclass(frozen=True, slots=True)

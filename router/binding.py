@@ -37,6 +37,12 @@ def load_calibration(folder: str, info: EngineInfo) -> tuple[Calibration | None,
             "no calibration ships for this model, so no answer can be trusted by its score; "
             "make one with `router calibrate --dataset holdout`"
         ]
+    if not folder and calibration.binding.template_sha256 != info.template_sha256:
+        return None, [
+            "the calibration that ships for this model was made with the model's own chat "
+            "template, so no answer can be trusted by its score; make one for this `chat_template` "
+            "with `router calibrate --dataset holdout`"
+        ]
     unread = sorted(calibration.layers - set(info.hidden_layers))
     if unread:
         raise ArtifactMismatch(

@@ -173,6 +173,14 @@ class Settings(BaseSettings):
         ge=0,
         description="Audits a day (UTC) at most, all gateways of one ledger together",
     )
+    chat_template: str = Field(
+        default="",
+        description="File of a chat template (Jinja) in place of the local model's own",
+    )
+    local_tools: Literal["off", "on"] = Field(
+        default="off",
+        description="Whether the local model may call tools, if its template teaches how",
+    )
     threads: int = Field(
         default=0,
         ge=0,

@@ -22,6 +22,7 @@ from router.judge import Judge, uncertified
 from router.live_watch import Charge
 from router.rule import Rule
 from router.signals import gather
+from router.tools import is_malformed, with_calls
 from uq import Trace
 
 log = logging.getLogger("router.device")
@@ -81,9 +82,10 @@ class Device:
         exits = _exits(query, rule) if may_give_up else None
         request = _request(query, judge, exits)
         try:
-            completion, *others = await self._completions(request, query.n)
+            made = await self._completions(request, query.n)
         except EngineError as error:
             return failed(judge, error)
+        completion, *others = (with_calls(each, query.tools) for each in made)
         attempt = await self.seen(query, rule, request, completion, counts=counts)
         return dataclasses.replace(attempt, others=tuple(others))
 
@@ -147,7 +149,8 @@ class Device:
         )
         scores = judge.scores(trace)
         # Nothing is awaited from here on: each decision is by all those before it.
-        decision = judge.decide(query, scores, rule.stance(), exits=exits)
+        usable = not is_malformed(trace, query.tools)
+        decision = judge.decide(query, scores, rule.stance(), exits=exits, usable=usable)
         if request.look is not None:
             decision = uncertified(decision)
         charge = None

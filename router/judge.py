@@ -124,6 +124,7 @@ class Judge:
         stance: Stance = AS_CALIBRATED,
         *,
         exits: Exits | None = None,
+        usable: bool = True,
     ) -> Decision:
         """Keep the local answer iff its p_correct reaches the threshold.
 
@@ -139,6 +140,9 @@ class Judge:
             What live traffic asks for.
         exits : Exits, optional
             By which the answer might have been given up.
+        usable : bool
+            Whether the answer has the form that was asked for; of one that has not, p_correct is
+            unknown, however sure the model was.
         """
         shown = (
             _known(scores)
@@ -146,7 +150,8 @@ class Judge:
             else {name: scores[name] for name in query.estimators}
         )
         calibration = self._calibration
-        p_correct = math.nan if calibration is None else calibration.p_correct(scores)
+        known_by = calibration if usable else None
+        p_correct = math.nan if known_by is None else known_by.p_correct(scores)
         known = None if math.isnan(p_correct) else p_correct
         kept_by_policy = dataclasses.replace(
             self.by_policy(query), uncertainty=shown, p_correct=known

@@ -214,7 +214,7 @@ class Pipeline:
         an error after the Decision means that the answer was cut.
         """
         clock, rule = Clock(), self._rule_for(query)
-        piecewise = query.n == 1 and not query.needs  # several answers come at once
+        piecewise = not query.comes_whole and not query.needs
         if piecewise and query.mode == "local":
             events = self._stream_local(query, rule, clock)
         elif piecewise and query.stream_mode == "commit" and rule.judge.may_look_early(query):
@@ -258,7 +258,7 @@ class Pipeline:
                             yield event
                     return
         yield decision
-        for piece in pieces_of(attempt.completion) if query.n == 1 else ():
+        for piece in pieces_of(attempt.completion) if not query.comes_whole else ():
             yield TextDelta(piece)
         yield self._local(attempt, decision, clock)
 

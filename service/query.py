@@ -13,6 +13,7 @@ from router.json_grammar import json_grammar
 from router.json_schema import SchemaError, UnsupportedSchemaError, schema_grammar
 from service.errors import bad_request, forbidden, model_not_found
 from service.openai import ChatMessage, ChatRequest, RouterOptions
+from service.tools import NO_TOOLS, call_needs, calls_as_text, tool_use
 
 MAX_LOCAL_CHOICES = 8
 """Answers to one request that the small model gives; more go to the upstream."""
@@ -22,7 +23,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 _ALWAYS = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 _WHEN_DRAWN = ("temperature", "top_k", "top_p", "min_p", "seed")
 
-_ENGINE_ROLE = {"developer": "system", "tool": "user", "function": "user"}
+_ENGINE_ROLE = {"developer": "system", "function": "user"}
 
 
 def to_query(
@@ -33,13 +34,15 @@ def to_query(
     tenant: str = "",
     stream_mode: StreamMode = "hold",
     account: Account = ANONYMOUS,
+    local_tools: bool = False,
 ) -> Query:
     """Return the query that `request` asks.
 
     `raw` is the body as received: the upstream gets it without its `router` object. `n_vocab` is
     the local vocabulary's size, `tenant` who asks without an account, `stream_mode` that of streams
     which set none. What was agreed with an `account` holds where the request says nothing else, and
-    `local_only` in any case. Raises ApiError when fields contradict each other, or the account.
+    `local_only` in any case. With `local_tools` the local model may call tools. Raises ApiError
+    when fields contradict each other, or the account.
     """
     options = request.router or RouterOptions()
     mode = _mode(request, options)
@@ -48,23 +51,25 @@ def to_query(
         raise forbidden("This API key is local only, so it can't be used with mode 'remote'.")
     own_rule = options.threshold is not None or options.max_risk is not None
     grammar, unenforced = _grammar(request)
+    tools = tool_use(request) if local_tools else NO_TOOLS
     return Query(
-        messages=tuple(_message(message) for message in request.messages),
+        messages=(*tools.declared, *map(_message, request.messages)),
         body={key: value for key, value in raw.items() if key != "router"},
         mode=mode,
-        sampler=_sampler(request, grammar),
+        sampler=_sampler(request, tools.grammar or grammar),
         max_tokens=request.max_completion_tokens or request.max_tokens,
-        stop=tuple(request.stop or ()),
+        stop=(*(request.stop or ()), *tools.stop),
         top_logprobs=request.top_logprobs or 0,
         threshold=options.threshold if own_rule else account.threshold,
         max_risk=options.max_risk if own_rule else account.max_risk,
         local_only=bool(options.local_only) or account.local_only,
         estimators=_estimators(options),
-        needs=(*unenforced, *_needs(request, n_vocab)),
+        needs=(*unenforced, *tools.needs, *_needs(request, n_vocab, local_tools)),
         n=request.n or 1,
         tenant=account.id or tenant,
         account=account,
         stream_mode=(options.stream_mode or stream_mode) if request.stream else "hold",
+        tools=tools.names,
     )
 
 
@@ -188,13 +193,15 @@ def _message(message: ChatMessage) -> Message:
     """Return the turn as the local model sees it; a line break joins several text parts."""
     texts = [part.text or part.refusal or "" for part in message.content or ()]
     content = "\n".join(texts) if texts else message.refusal or ""
+    if message.tool_calls:
+        content = calls_as_text(content, message.tool_calls)
     return Message(_ENGINE_ROLE.get(message.role, message.role), content)
 
 
-def _needs(request: ChatRequest, n_vocab: int) -> Iterator[Need]:
+def _needs(request: ChatRequest, n_vocab: int, local_tools: bool) -> Iterator[Need]:
     """Yield what the local model lacks for this request."""
     for param, asked, what in (
-        ("tools", request.tools, "tool calls"),
+        ("tools", request.tools and not local_tools, "tool calls"),
         ("functions", request.functions, "function calls"),
         ("function_call", request.function_call not in (None, "none"), "function calls"),
         ("audio", request.audio, "spoken output"),
@@ -219,17 +226,18 @@ def _needs(request: ChatRequest, n_vocab: int) -> Iterator[Need]:
         if asked:
             yield Need(param, what)
     for index, message in enumerate(request.messages):
-        yield from _message_needs(message, f"messages[{index}]")
+        yield from _message_needs(message, f"messages[{index}]", local_tools)
 
 
 _PART_NEEDS = {"image_url": "image input", "input_audio": "audio input", "file": "file input"}
 
 
-def _message_needs(message: ChatMessage, where: str) -> Iterator[Need]:
-    if message.role in ("tool", "function"):
+def _message_needs(message: ChatMessage, where: str, local_tools: bool) -> Iterator[Need]:
+    if message.role == "function" or (message.role == "tool" and not local_tools):
         yield Need(f"{where}.role", f"messages of role '{message.role}'")
+    if message.tool_calls:
+        yield from call_needs(message.tool_calls, f"{where}.tool_calls", local_tools)
     for param, what in (
-        ("tool_calls", "tool calls"),
         ("function_call", "function calls"),
         ("audio", "spoken answers"),
         ("annotations", "annotations"),

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from router.answer import Answer, Choice, Decision, Usage
 from router.engine.messages import EngineInfo
 from service.strict_json import finite
+from service.tools import message_of
 
 CacheStatus = Literal["hit", "miss", "bypass"]
 
@@ -71,7 +72,7 @@ def completion(
         choices.append(
             {
                 "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "message": message_of(choice, index, envelope.id),
                 "logprobs": shown,
                 "finish_reason": choice.finish_reason,
             }
@@ -207,13 +208,7 @@ def deltas(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     out = []
     for choice in body.get("choices", ()):
-        delta = {
-            key: value for key, value in (choice.get("message") or {}).items() if value is not None
-        }
-        if "tool_calls" in delta:
-            delta["tool_calls"] = [
-                {"index": i, **call} for i, call in enumerate(delta["tool_calls"])
-            ]
+        delta = message_delta(choice.get("message") or {})
         out.append(
             {
                 "index": choice.get("index", 0),
@@ -223,6 +218,14 @@ def deltas(body: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return out
+
+
+def message_delta(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the delta that is a whole message; fields that are null are left out."""
+    delta = {key: value for key, value in message.items() if value is not None}
+    if "tool_calls" in delta:
+        delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(delta["tool_calls"])]
+    return delta
 
 
 def finishes(body: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -28,11 +28,13 @@ from service.replies import (
     deltas,
     finish_choice,
     finishes,
+    message_delta,
     router_object,
     token_logprobs,
     token_texts,
 )
 from service.strict_json import dumps
+from service.tools import message_of
 
 KIND = "chat.completion.chunk"
 DONE = b"data: [DONE]\n\n"
@@ -102,6 +104,12 @@ class ChunkWriter:
 
     def _choice(self, choice: Choice, index: int) -> Iterator[dict[str, Any]]:
         """Yield a local answer's choice, which is there at once."""
+        if choice.finish_reason == "tool_calls" and index not in self._begun:
+            entries = token_logprobs(choice, self._n_top) if self._logprobs else None
+            shown = None if entries is None else {"content": entries, "refusal": None}
+            delta = message_delta(message_of(choice, index, self._envelope.id))
+            yield self._local([_delta(delta, shown, index)])
+            return
         if self._logprobs:
             entries = token_logprobs(choice, self._n_top)
             for text, entry in zip(token_texts(choice), entries, strict=True):

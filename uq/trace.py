@@ -44,8 +44,8 @@ class Trace:
         Log-probability of the end-of-generation token that ended the answer; NaN when something
         else (a stop string, the token limit) ended it.
     finish_reason : str
-        ``"stop"`` or ``"length"``; or, of an answer given up, ``"gated"`` (never begun) or
-        ``"stopped"`` (broken off).
+        ``"stop"`` or ``"length"``, ``"tool_calls"`` of one that calls tools; or, of an answer given
+        up, ``"gated"`` (never begun) or ``"stopped"`` (broken off).
     n_prompt : int
         Number of prompt tokens.
     hidden, samples, options : see `uq.signals`

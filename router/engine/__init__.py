@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from router.config import Settings
 from router.engine.engine import Engine
 from router.engine.messages import EngineConfig
-from router.errors import ModelError
+from router.errors import ConfigError, ModelError
 from router.models import Progress, resolve_model
 
 # Read by GNU OpenMP when llama.cpp's libraries are loaded: how long a thread spins while it waits
@@ -23,7 +24,8 @@ __all__ = ["Engine", "engine_config", "local_engine", "open_engine"]
 def engine_config(settings: Settings, *, on_progress: Progress | None = None) -> EngineConfig:
     """How `settings` say to load the engine; fetches the model first when it is a remote one.
 
-    Raises ModelError when the model can't be found, fetched or verified.
+    Raises ModelError when the model can't be found, fetched or verified, ConfigError for a
+    `chat_template` that can't be read.
     """
     return EngineConfig(
         model_path=str(resolve_model(settings.model, on_progress=on_progress)),
@@ -46,7 +48,22 @@ def engine_config(settings: Settings, *, on_progress: Progress | None = None) ->
         draft_model_path=_draft_model(settings, on_progress),
         draft_tokens=settings.draft_tokens,
         prefix_folder=settings.prefix_folder,
+        chat_template=_chat_template(settings),
+        tools=settings.local_tools == "on",
     )
+
+
+def _chat_template(settings: Settings) -> str:
+    if not settings.chat_template:
+        return ""
+    path = Path(settings.chat_template).expanduser()
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"can't read the chat_template {path}: {error}") from error
+    if not source.strip():
+        raise ConfigError(f"the chat_template {path} is empty")
+    return source
 
 
 def _draft_model(settings: Settings, on_progress: Progress | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -15,13 +16,20 @@ from typing import Any, NoReturn, Protocol
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from router.engine.messages import Message
+from router.engine.messages import TOOLS, Message
 from router.errors import ModelError, TemplateRefused
 
 _ANY_USER_TEXTS = ("a", "\n\n1", "  B")
 """Different to a tokenizer from their first character on, so that none joins what is before."""
 
 _SYSTEM_TEXTS_KEPT = 64
+
+
+_PROBE = "probe_7f3a"
+"""Nothing that a template says by itself."""
+
+_TEACHES = re.compile(r"<tool_call>\s*\{+[^}]*\"arguments\"")
+"""The format of calls, shown by example; Qwen3-Coder, say, has another in the same tags."""
 
 
 class Vocabulary(Protocol):
@@ -49,12 +57,13 @@ class Vocabulary(Protocol):
 class ChatTemplate:
     """Renders a conversation as the model was trained to read it.
 
-    The template comes out of a downloaded file, so it runs in jinja2's immutable sandbox.
-    Raises ModelError when the GGUF holds none or it can't be compiled.
+    The template is the GGUF's own unless `source` is given. It comes out of a downloaded file, so
+    it runs in jinja2's immutable sandbox. Raises ModelError when there is none or it can't be
+    compiled.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        source = vocabulary.chat_template
+    def __init__(self, vocabulary: Vocabulary, source: str = "") -> None:
+        source = source or vocabulary.chat_template or ""
         if not source:
             raise ModelError(
                 "the model file holds no chat template, so it can't answer questions; "
@@ -69,6 +78,7 @@ class ChatTemplate:
         )
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = _strftime_now
+        environment.filters["tojson"] = _to_json
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
@@ -81,16 +91,36 @@ class ChatTemplate:
 
         Raises TemplateRefused for what it does not accept (a wrong order of roles, say).
         """
-        turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+        declared = [tool for m in messages if m.role == TOOLS for tool in json.loads(m.content)]
+        turns = [{"role": m.role, "content": m.content} for m in messages if m.role != TOOLS]
+        known: dict[str, Any] = {"tools": declared} if declared else {}
         try:
             return self._template.render(
                 messages=turns,
                 add_generation_prompt=True,
                 bos_token=self._bos,
                 eos_token=self._eos,
+                **known,
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             raise TemplateRefused(f"the model's chat template refuses this: {error}") from error
+
+    def teaches_calls(self) -> bool:
+        """Whether it tells the model of tools, of calls in `router.tools`' format, and of results.
+
+        Many templates leave out the tools that they are given, without a word.
+        """
+        parameters = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+        function = {"name": _PROBE, "description": "?", "parameters": parameters}
+        tools = Message(TOOLS, json.dumps([{"type": "function", "function": function}]))
+        question = Message("user", "?")
+        result = [Message("assistant", "!"), Message("tool", _PROBE)]
+        try:
+            taught = self.render([tools, question])
+            answered = self.render([question, *result])
+        except TemplateRefused:
+            return False
+        return _PROBE in taught and bool(_TEACHES.search(taught)) and _PROBE in answered
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         """The rendered prompt as tokens, with exactly one beginning-of-sequence token if any.
@@ -166,6 +196,11 @@ class _Quotes:
 
 def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """What templates expect of ``tojson``: Jinja's own writes it for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _strftime_now(pattern: str) -> str:

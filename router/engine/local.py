@@ -53,7 +53,13 @@ from router.engine.prefixes import Prefixes
 from router.engine.scheduler import Scheduler
 from router.engine.tap import Tap
 from router.engine.threads import usable_cores
-from router.errors import ContinuationTooLong, EngineDown, EngineError, PromptTooLong
+from router.errors import (
+    ContinuationTooLong,
+    EngineDown,
+    EngineError,
+    ModelError,
+    PromptTooLong,
+)
 from router.models import file_sha256
 
 __all__ = ["LocalEngine", "load_model", "usable_cores"]
@@ -224,7 +230,7 @@ class _Parts:
     def _load_rest(self, config: EngineConfig, opened: contextlib.ExitStack) -> None:
         """Everything that the weights are needed for; `opened` closes it."""
         path = Path(config.model_path)
-        self.template = ChatTemplate(self.model)
+        self.template = _template(config, self.model)
         layers = _hidden_layers(config, self.model.n_layer)
         kv_types = KVTypes.suited_to(self.model, config.kv_type_k, config.kv_type_v)
         check_count(config.context, config.slots)
@@ -363,6 +369,19 @@ def load_model(config: EngineConfig) -> tuple[Model, Placement]:
         model = Model(path, load_options(config, placement))
     log.info("offload: %s", placement.describe())
     return model, placement
+
+
+def _template(config: EngineConfig, model: Model) -> ChatTemplate:
+    """Raises ModelError for none, or one that leaves out the tools that are wanted."""
+    template = ChatTemplate(model, config.chat_template)
+    if config.tools and not template.teaches_calls():
+        raise ModelError(
+            f"the chat template of {model.meta('general.name') or Path(config.model_path).name} "
+            "does not teach the model to call tools as <tool_call>{...}</tool_call>; switch "
+            "`local_tools` off, use a model whose template does, such as Qwen2.5-Instruct, or name "
+            "such a template in `chat_template` if the model was trained for it"
+        )
+    return template
 
 
 def _draft_header(config: EngineConfig) -> Header | None:

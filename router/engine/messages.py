@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 from calibration.probes import Probe
 from uq.trace import Trace
 
+TOOLS = "tools"
+"""The role of a message that declares which tools may be called: a JSON list of OpenAI's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is ``system``, ``user`` or ``assistant``."""
+    """One turn of a conversation; `role` is ``system``, ``user`` or ``assistant``.
+
+    To a model that can call tools also ``tool``, what one gave back, and `TOOLS`. An assistant's
+    calls stand in its text as it wrote them.
+    """
 
     role: str
     content: str
@@ -205,6 +212,8 @@ class EngineConfig:
     draft_model_path : the GGUF that guesses, of the same vocabulary; for ``"draft"`` only.
     draft_tokens : most tokens guessed at once.
     prefix_folder : where system prompts' caches are kept across restarts; empty for nowhere.
+    chat_template : the source of a template (Jinja) in place of the model's own; empty for none.
+    tools : whether the template must be able to tell the model of tools.
     hidden_layers : layers whose states a request may ask for, negative ones counted from the end;
         None takes `default_hidden_layers`, an empty tuple none.
     """
@@ -229,6 +238,8 @@ class EngineConfig:
     draft_model_path: str = ""
     draft_tokens: int = 15
     prefix_folder: str = ""
+    chat_template: str = ""
+    tools: bool = False
     hidden_layers: tuple[int, ...] | None = None
 
 

@@ -55,6 +55,7 @@ async def respond(request: Request, asked: Parsed[ChatRequest], form: Form) -> R
         tenant=tenant,
         account=account_of(request),
         stream_mode=gateway.settings.stream_mode,
+        local_tools=gateway.settings.local_tools == "on",
     )
     query = gateway.private(query)
     use = gateway.cache_use(query, request.headers)

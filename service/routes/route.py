@@ -31,7 +31,14 @@ async def route(request: Request, gateway: GatewayDep) -> Response:
         raise bad_request("A decision can't be streamed; leave 'stream' out.", "stream")
     tenant = tenant_of(request.headers)
     account = account_of(request)
-    query = to_query(chat, raw, n_vocab=gateway.info.n_vocab, tenant=tenant, account=account)
+    query = to_query(
+        chat,
+        raw,
+        n_vocab=gateway.info.n_vocab,
+        tenant=tenant,
+        account=account,
+        local_tools=gateway.settings.local_tools == "on",
+    )
     query = gateway.private(query)
     served = await until_disconnect(request, gateway.route(query))
     body = route_decision(served.answer, Envelope.new(gateway.info), served.cache)

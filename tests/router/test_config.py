@@ -157,6 +157,8 @@ OTHER: dict[str, Any] = {
     "numa": "isolate",
     "prefill_chunk": 128,
     "speculative": "lookup",
+    "chat_template": "own.jinja",
+    "local_tools": "on",
     "draft_model": "pkg:small",
     "draft_tokens": 4,
     "prefix_folder": "/var/prefixes",

@@ -145,6 +145,45 @@ async def test_several_answers_come_at_once_in_a_stream(folder: Path, mode: Mode
     assert [choice.text for choice in given.choices] == ["Paris", "London"]
 
 
+CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+CALLS = trace((CALL, 0.999))
+FAILS_TO_CALL = trace((CALL[:-20], 0.999))
+
+
+async def test_a_call_of_a_tool_is_judged_as_any_answer(folder: Path) -> None:
+    asked = query(tools=frozenset({"f"}))
+    async with pipeline(CALLS, folder, answer(completion())) as made:
+        given = await made.answer(asked)
+        decision, *text, streamed = await events_of(made, asked)
+    assert given.decision.reason == "confident"
+    assert given.finish_reason == "tool_calls"
+    assert isinstance(decision, Decision)
+    assert decision.reason == "confident"
+    assert not text
+    assert isinstance(streamed, Answer)
+    assert streamed.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("tools", [frozenset({"f"}), frozenset({"g"})])
+async def test_a_call_that_is_none_is_not_trusted_however_sure_the_model_was(
+    folder: Path, tools: frozenset[str]
+) -> None:
+    said = FAILS_TO_CALL if "f" in tools else CALLS
+    async with pipeline(said, folder, answer(completion())) as made:
+        given = await made.answer(query(tools=tools))
+        assert (given.decision.route, given.decision.reason) == ("remote", "uncertain")
+        assert given.decision.p_correct is None
+        kept = await made.answer(query(tools=tools, mode="local"))
+        assert (kept.text, kept.finish_reason) == (said.text, "stop")
+        alone = await made.answer(query(tools=tools, local_only=True))
+        assert alone.decision.degraded
+
+
+async def test_what_looks_like_a_call_is_text_where_there_are_no_tools(folder: Path) -> None:
+    async with pipeline(CALLS, folder) as made:
+        assert (await made.answer(query())).finish_reason == "stop"
+
+
 async def test_a_confident_answer_is_kept_and_saves_money(folder: Path) -> None:
     async with pipeline(SURE, folder, answer(completion())) as made:
         given = await made.answer(query())

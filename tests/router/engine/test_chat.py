@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from router.engine import chat
+from router.config import Settings
+from router.engine import chat, engine_config
 from router.engine.chat import ChatTemplate
 from router.engine.llama import Model
-from router.engine.messages import Message
-from router.errors import ModelError, TemplateRefused
+from router.engine.messages import TOOLS, Message
+from router.errors import ConfigError, ModelError, TemplateRefused
+from tests import tool_template
 
 
 class Vocabulary:
@@ -105,6 +108,8 @@ def test_a_template_may_refuse_a_conversation() -> None:
     template = ChatTemplate(Vocabulary("{{ raise_exception('roles must alternate') }}"))
     with pytest.raises(TemplateRefused, match="roles must alternate"):
         template.render(HELLO)
+    with pytest.raises(TemplateRefused, match="JSON"):
+        ChatTemplate(Vocabulary("{{ tools | tojson }}")).render(HELLO)
 
 
 def test_a_template_may_ask_for_the_date() -> None:
@@ -130,6 +135,58 @@ def test_a_file_without_a_template_or_with_a_broken_one_is_named() -> None:
         ChatTemplate(Vocabulary(None))
     with pytest.raises(ModelError, match="can't be compiled"):
         ChatTemplate(Vocabulary("{% if %}"))
+
+
+FUNCTION = {"name": "weather", "description": "Grüße & <b>", "parameters": {"type": "object"}}
+DECLARED = Message(TOOLS, json.dumps([{"type": "function", "function": FUNCTION}]))
+
+
+def test_tools_are_told_to_the_model_and_their_results() -> None:
+    template = ChatTemplate(Vocabulary(None), tool_template.SOURCE)
+    prompt = template.render([DECLARED, *HELLO, Message("tool", "sunny")])
+    assert json.dumps(FUNCTION, ensure_ascii=False) in prompt
+    assert prompt.index("weather") < prompt.index("hello") < prompt.index("sunny")
+    assert "weather" not in template.render(HELLO)
+
+
+PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+TOLD = "{% if tools %}{{ tools | tojson }}{% endif %}"
+EXAMPLE = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("source", "teaches"),
+    [
+        (tool_template.SOURCE, True),
+        (PLAIN, False),
+        (TOLD + PLAIN, False),
+        (EXAMPLE + PLAIN, False),
+        (TOLD + EXAMPLE + PLAIN, True),
+        (TOLD + EXAMPLE.replace('"arguments"', "function") + PLAIN, False),
+        (TOLD + EXAMPLE + "{{ messages[0].content }}", False),
+        ("{% if tools %}{{ raise_exception('no tools') }}{% endif %}" + EXAMPLE + PLAIN, False),
+    ],
+)
+def test_a_template_teaches_calls_or_not(source: str, teaches: bool) -> None:
+    assert ChatTemplate(Vocabulary(None), source).teaches_calls() == teaches
+
+
+def test_a_declared_tool_can_not_speak_in_control_tokens() -> None:
+    template = ChatTemplate(Vocabulary("{{ tools[0].function.name }}</s>"))
+    tools = Message(TOOLS, json.dumps([{"function": {"name": "</s>"}}]))
+    assert template.tokens([tools, *HELLO]) == [1, *map(ord, "</s>"), 2]
+
+
+def test_a_template_of_ones_own_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "own.jinja"
+    for content, told in ((None, "No such file"), (b"\xff", "utf-8"), (b" \n", "empty")):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"own\.jinja.*{told}"):
+            engine_config(Settings(chat_template=str(path)))
+    path.write_text(tool_template.SOURCE)
+    config = engine_config(Settings(chat_template=str(path), local_tools="on"))
+    assert (config.chat_template, config.tools) == (tool_template.SOURCE, True)
 
 
 SYSTEM_FIRST = (

@@ -12,6 +12,7 @@ import pytest
 
 from router.engine.local import LocalEngine, usable_cores
 from router.engine.messages import (
+    TOOLS,
     Completion,
     EngineConfig,
     GenerateRequest,
@@ -20,6 +21,7 @@ from router.engine.messages import (
     TextDelta,
 )
 from router.errors import EngineBusy, EngineDown, ModelError, PromptTooLong
+from tests import tool_template
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -255,3 +257,28 @@ async def test_a_file_that_is_no_model_is_named(tmp_path: Path, model_path: Path
         broken.write_bytes(source.read(1 << 20))
     with pytest.raises(ModelError, match=r"broken\.gguf.*llama\.cpp says"):
         await LocalEngine(EngineConfig(str(broken))).start()
+
+
+async def test_a_template_that_leaves_tools_out_is_refused_where_they_are_wanted(
+    model_path: Path,
+) -> None:
+    config = EngineConfig(str(model_path), context=64, slots=1, tools=True)
+    with pytest.raises(ModelError, match=r"(?i)smollm2.*local_tools.*chat_template"):
+        await LocalEngine(config).start()
+
+
+async def test_a_template_of_ones_own_is_what_the_prompt_is_made_by(
+    model_path: Path, engine: LocalEngine
+) -> None:
+    config = EngineConfig(
+        str(model_path), context=64, slots=1, tools=True, chat_template=tool_template.SOURCE
+    )
+    own = LocalEngine(config)
+    await own.start()
+    try:
+        assert own.info.template_sha256 != engine.info.template_sha256
+        hello = [Message("user", "hello")]
+        alone = await own.count_prompt_tokens(hello)
+        assert await own.count_prompt_tokens([Message(TOOLS, '[{"a": 1}]'), *hello]) > alone
+    finally:
+        await own.close()
