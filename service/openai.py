@@ -78,7 +78,10 @@ class ContentPart(Wire):
 
 
 class ChatMessage(Wire):
-    """One turn. What an assistant's answer carried may be sent back as it came."""
+    """One turn. What an assistant's answer carried may be sent back as it came.
+
+    litellm adds `provider_specific_fields` to it, which nobody else understands.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[
@@ -92,6 +95,7 @@ class ChatMessage(Wire):
     function_call: dict[str, Any] | None = None
     audio: dict[str, Any] | None = None
     annotations: list[dict[str, Any]] | None = None
+    provider_specific_fields: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _has_content(self) -> ChatMessage:

@@ -38,7 +38,7 @@ def to_query(
 ) -> Query:
     """Return the query that `request` asks.
 
-    `raw` is the body as received: the upstream gets it without its `router` object. `n_vocab` is
+    `raw` is the body as received: the upstream gets it without what is not OpenAI's. `n_vocab` is
     the local vocabulary's size, `tenant` who asks without an account, `stream_mode` that of streams
     which set none. What was agreed with an `account` holds where the request says nothing else, and
     `local_only` in any case. With `local_tools` the local model may call tools. Raises ApiError
@@ -54,7 +54,7 @@ def to_query(
     tools = tool_use(request) if local_tools else NO_TOOLS
     return Query(
         messages=(*tools.declared, *map(_message, request.messages)),
-        body={key: value for key, value in raw.items() if key != "router"},
+        body=_body(raw),
         mode=mode,
         sampler=_sampler(request, tools.grammar or grammar),
         max_tokens=request.max_completion_tokens or request.max_tokens,
@@ -76,6 +76,17 @@ def to_query(
 def wants_logprobs(query: Query) -> bool:
     """Tell whether the answer shall show its log-probabilities."""
     return bool(query.body.get("logprobs"))
+
+
+def _body(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an upstream is sent: some refuse a field that they don't know."""
+    body = {key: value for key, value in raw.items() if key != "router"}
+    if any("provider_specific_fields" in message for message in raw["messages"]):
+        body["messages"] = [
+            {key: value for key, value in message.items() if key != "provider_specific_fields"}
+            for message in raw["messages"]
+        ]
+    return body
 
 
 def _mode(request: ChatRequest, options: RouterOptions) -> Mode:

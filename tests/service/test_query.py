@@ -212,6 +212,14 @@ def test_what_asks_for_nothing_special_is_no_need(fields: dict[str, Any]) -> Non
     assert query(**fields).needs == ()
 
 
+def test_what_litellm_adds_to_an_answer_goes_no_further() -> None:
+    answer = say("Hello", "assistant")
+    added = {**answer, "provider_specific_fields": {"refusal": None}}
+    asked = query(messages=[say("Hi"), added, say("Bye")])
+    assert asked.body["messages"] == [say("Hi"), answer, say("Bye")]
+    assert asked.needs == ()
+
+
 def test_a_need_says_what_it_is() -> None:
     assert query(n=30).needs == (Need("n", "30 answers at once"),)
 
