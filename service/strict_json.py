@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from pydantic_core import from_json
@@ -11,15 +12,28 @@ from starlette.responses import Response
 
 _render = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
+_MAY_OVERFLOW = re.compile(rb"[eE]\+?\d{3}|\d{200}")
+"""What a number beyond 1.8e308 has; looking at all numbers would cost every request."""
+
 
 def loads(data: bytes) -> Any:
     """Parse one JSON document.
 
     Raises ValueError that says where it is malformed. NaN, Infinity, invalid UTF-8, lone surrogates
     and nesting deeper than the parser's limit are malformed: Python's own parser would let them
-    through, to fail later as a 500.
+    through, to fail later as a 500. So are numbers beyond a double's range: they would be infinite.
     """
-    return from_json(data, allow_inf_nan=False)
+    value = from_json(data, allow_inf_nan=False)
+    if _MAY_OVERFLOW.search(data) and not _is_finite(value):
+        raise ValueError("a number is larger than 1.8e308")
+    return value
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(map(_is_finite, inner))
 
 
 def dumps(value: Any) -> bytes:

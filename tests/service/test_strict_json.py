@@ -52,3 +52,21 @@ def test_finite(value: float | None, expected: float | None) -> None:
 def test_reading_refuses_what_is_no_json(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         strict_json.loads(data)
+
+
+@pytest.mark.parametrize(
+    "text", ["1e400", "-1E+309", '{"a": [1, {"b": 1e999}]}', "1" * 400 + ".0", "1" * 250 + "e99"]
+)
+def test_a_number_beyond_all_doubles_is_malformed(text: str) -> None:
+    with pytest.raises(ValueError, match="a number is larger"):
+        strict_json.loads(text.encode())
+
+
+@given(value=VALUES)
+def test_what_is_written_is_read(value: Any) -> None:
+    assert strict_json.loads(strict_json.dumps(value)) == strict_json.without_nan(value)
+
+
+@pytest.mark.parametrize("text", ["1e308", '"1e400"', "1e-400", "9" * 400])
+def test_what_only_looks_like_one_is_read(text: str) -> None:
+    assert strict_json.loads(text.encode()) == json.loads(text)
