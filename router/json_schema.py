@@ -254,11 +254,11 @@ class _Writer:
         heads = [self.rule(item, inner) for item in first]
         items = schema.get("items", True)
         if heads:
-            if items is not False and most != len(heads):
+            if items is not False and (most is None or most > len(heads)):
                 raise UnsupportedSchemaError(f"`prefixItems` in {where} need `items`: false")
             if fewest > len(heads):
                 raise SchemaError(f"nothing can satisfy {where}: it has too few `prefixItems`")
-            inside = ' "," ws '.join(heads)
+            inside = ' "," ws '.join(heads[:most])
             return self._add(f'"[" ws {inside} ws "]"')
         if most == 0 or items is False:
             if fewest:
