@@ -224,6 +224,12 @@ class Settings(BaseSettings):
         le=1_048_576,
         description="Tokens one request may use, prompt and answer",
     )
+    answer_tokens: int = Field(
+        default=1024,
+        ge=0,
+        le=1_048_576,
+        description="Tokens of a local answer where a request sets no limit; 0: as many as fit",
+    )
     stream_mode: Literal["hold", "commit"] = Field(
         default="hold",
         description="Streamed answers: hold until the answer is whole, or commit to it early",

@@ -59,13 +59,15 @@ class Attempt:
 class Device:
     """Answers queries by the engine, and decides on its answers.
 
-    `look` is when a query in stream mode ``commit`` is decided on. Nothing here knows the upstream:
-    `may_give_up` says whether somebody else may answer instead.
+    `look` is when a query in stream mode ``commit`` is decided on, `answer_tokens` how long the
+    answer to one may be that says nothing of it; None leaves that to the context. Nothing here
+    knows the upstream: `may_give_up` says whether somebody else may answer instead.
     """
 
-    def __init__(self, engine: Engine, look: Look = LOOK) -> None:
+    def __init__(self, engine: Engine, look: Look = LOOK, answer_tokens: int | None = None) -> None:
         self.engine = engine
         self._look = look
+        self._answer_tokens = answer_tokens
 
     async def attempt(
         self, query: Query, rule: Rule, *, may_give_up: bool, counts: bool = True
@@ -80,7 +82,7 @@ class Device:
         if query.needs:
             return Attempt(judge.escalate("capability"))
         exits = _exits(query, rule) if may_give_up else None
-        request = _request(query, judge, exits)
+        request = self._request(query, judge, exits)
         try:
             made = await self._completions(request, query.n)
         except EngineError as error:
@@ -91,14 +93,14 @@ class Device:
 
     def whole_request(self, query: Query, rule: Rule) -> GenerateRequest:
         """Asks for an answer that is sent as it is made, and judged when it is whole."""
-        return dataclasses.replace(_request(query, rule.judge, None), stream=True)
+        return dataclasses.replace(self._request(query, rule.judge, None), stream=True)
 
     def early_request(self, query: Query, rule: Rule, *, may_give_up: bool) -> GenerateRequest:
         """Asks to look at the answer early; once it is being sent, it is not given up any more."""
         exits = _exits(query, rule) if may_give_up else None
         if exits is not None:
             exits = dataclasses.replace(exits, checkpoints=())
-        request = _request(query, rule.judge, exits)
+        request = self._request(query, rule.judge, exits)
         return dataclasses.replace(request, stream=True, look=self._look)
 
     def looked_at(self, query: Query, rule: Rule, part: Partial) -> Attempt:
@@ -149,7 +151,7 @@ class Device:
         )
         scores = judge.scores(trace)
         # Nothing is awaited from here on: each decision is by all those before it.
-        usable = not is_malformed(trace, query.tools)
+        usable = not is_malformed(trace, query.tools) and not _is_cut(query, trace)
         decision = judge.decide(query, scores, rule.stance(), exits=exits, usable=usable)
         if request.look is not None:
             decision = uncertified(decision)
@@ -160,6 +162,19 @@ class Device:
             whole = exits is None and request.look is None
             charge = rule.watch.decided(query, scores, decision, whole=whole)
         return Attempt(decision, completion, charge=charge)
+
+    def _request(self, query: Query, judge: Judge, exits: Exits | None) -> GenerateRequest:
+        longest = self._answer_tokens if query.max_tokens is None else query.max_tokens
+        return GenerateRequest(
+            messages=query.messages,
+            sampler=query.sampler,
+            max_tokens=longest,
+            stop=query.stop,
+            top_logprobs=query.top_logprobs,
+            hidden="hidden" in judge.signals(query),
+            exits=exits,
+            tenant=query.tenant,
+        )
 
     async def _completions(self, request: GenerateRequest, n: int) -> tuple[Completion, ...]:
         if n == 1:
@@ -192,14 +207,6 @@ def _exits(query: Query, rule: Rule) -> Exits | None:
     return None if exits is not None and rule.spot_check() else exits
 
 
-def _request(query: Query, judge: Judge, exits: Exits | None) -> GenerateRequest:
-    return GenerateRequest(
-        messages=query.messages,
-        sampler=query.sampler,
-        max_tokens=query.max_tokens,
-        stop=query.stop,
-        top_logprobs=query.top_logprobs,
-        hidden="hidden" in judge.signals(query),
-        exits=exits,
-        tenant=query.tenant,
-    )
+def _is_cut(query: Query, trace: Trace) -> bool:
+    """Whether an answer was cut short although nobody asked for that."""
+    return query.max_tokens is None and trace.finish_reason == "length"

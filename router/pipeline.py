@@ -58,8 +58,9 @@ class Pipeline:
     what an operator should know (no calibration for this model, another engine build).
     With `live`, targets are held and drift is noticed; without, the calibration decides alone.
     With `budgets`, limits on what the upstream may cost are held.
-    `look` is when a query in mode ``commit`` is decided on. `prices` say what a kept answer saves,
-    `dearest` what the upstream's may cost at most (the same where left out).
+    `look` is when a query in mode ``commit`` is decided on, `answer_tokens` how long a local answer
+    may be where the query says nothing of it (None: as the context allows). `prices` say what a
+    kept answer saves, `dearest` what the upstream's may cost at most (the same where left out).
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Pipeline:
         dearest: Prices | None = None,
         live: Live | None = None,
         look: Look = LOOK,
+        answer_tokens: int | None = None,
         budgets: Budgets | None = None,
     ) -> None:
         self.engine = engine
@@ -84,7 +86,7 @@ class Pipeline:
         self._calibration_folder = calibration_folder
         self._prices = prices
         self._dearest = prices if dearest is None else dearest
-        self._device = Device(engine, look)
+        self._device = Device(engine, look, answer_tokens)
         self._expected = Expected()
         self._reloading = asyncio.Lock()
 
@@ -493,6 +495,7 @@ def build_pipeline(
         live=live,
         budgets=open_budgets(settings),
         look=Look(settings.commit_tokens, settings.commit_ms / 1e3),
+        answer_tokens=settings.answer_tokens or None,
     )
 
 

@@ -157,6 +157,7 @@ OTHER: dict[str, Any] = {
     "numa": "isolate",
     "prefill_chunk": 128,
     "speculative": "lookup",
+    "answer_tokens": 77,
     "chat_template": "own.jinja",
     "local_tools": "on",
     "draft_model": "pkg:small",

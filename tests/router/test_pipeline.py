@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -143,6 +144,28 @@ async def test_several_answers_come_at_once_in_a_stream(folder: Path, mode: Mode
     assert isinstance(decision, Decision)
     assert isinstance(given, Answer)
     assert [choice.text for choice in given.choices] == ["Paris", "London"]
+
+
+CUT = dataclasses.replace(SURE, finish_reason="length")
+
+
+async def test_an_answer_cut_short_is_trusted_only_where_that_was_asked_for(folder: Path) -> None:
+    async with pipeline(CUT, folder, answer(completion())) as made:
+        asked = await made.answer(query(max_tokens=2))
+        unasked = await made.answer(query())
+        kept = await made.answer(query(mode="local"))
+    assert (asked.decision.route, asked.decision.reason) == ("local", "confident")
+    assert (unasked.decision.route, unasked.decision.reason) == ("remote", "uncertain")
+    assert (kept.finish_reason, kept.decision.p_correct) == ("length", None)
+
+
+async def test_an_answer_is_as_long_as_asked_for_or_as_set() -> None:
+    engine = FakeEngine(SURE)
+    made = Pipeline(engine, answer_tokens=7)
+    await made.start()
+    for asked in (query(), query(max_tokens=9)):
+        await made.answer(asked)
+    assert [request.max_tokens for request in engine.asked] == [7, 9]
 
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
