@@ -283,6 +283,10 @@ class Settings(BaseSettings):
         default="",
         description="Folder that keeps what was read of system prompts across restarts",
     )
+    drain_seconds: Seconds = Field(
+        default=8.0,
+        description="Seconds that requests under way may still take when the gateway is to stop",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log lines to print"
     )

@@ -20,6 +20,7 @@
 | UpstreamRejected                  | the upstream's | the upstream's     |
 | UpstreamUnavailable               | 502    | upstream_unavailable       |
 | UpstreamBusy                      | 503    | upstream_busy              |
+| the gateway is stopping           | 503    | stopping                   |
 | EngineBusy, EngineDown            | 503    | engine_busy, engine_down   |
 | another EngineError               | 503    | engine_failed              |
 | anything else                     | 500    | internal_error             |
@@ -49,6 +50,9 @@ from router.errors import (
     UpstreamUnavailable,
 )
 from service.strict_json import StrictJSONResponse
+
+STOPPING_SECONDS = 5
+"""What a client is told to wait when the gateway stops: another one may have taken its place."""
 
 ENGINE_RESTART_SECONDS = 2
 """What a client is told to wait while the engine restarts; the default model loads in about 1 s."""
@@ -112,6 +116,17 @@ def model_not_found(name: str) -> ApiError:
         "'local' (always the small model) or 'remote' (always the upstream).",
         code="model_not_found",
         param="model",
+    )
+
+
+def stopping() -> ApiError:
+    """Return the 503 of a gateway that is about to stop; the connection is given up with it."""
+    return ApiError(
+        503,
+        "The gateway is stopping.",
+        code="stopping",
+        kind="server_error",
+        headers={"Retry-After": str(STOPPING_SECONDS), "Connection": "close"},
     )
 
 

@@ -25,7 +25,7 @@ from service.audit import Auditor, upstream_label
 from service.books import Books
 from service.cache import Cache, MemoryCache, RedisCache
 from service.claims import found_or_ours
-from service.errors import bad_request
+from service.errors import bad_request, stopping
 from service.keys import (
     UNSHARED,
     CacheUse,
@@ -132,7 +132,7 @@ class Gateway:
         return len(self._flights)
 
     def drain(self) -> None:
-        """Say on ``/readyz`` that this gateway is about to stop; it goes on answering."""
+        """Say on ``/readyz`` that this gateway is about to stop, and begin no further answer."""
         self.draining = True
         if self.auditor is not None:
             self.auditor.drain()
@@ -158,10 +158,14 @@ class Gateway:
         )
         return told
 
+    async def cut(self) -> None:
+        """Stop what is under way; who waits for it is told that the gateway is stopping."""
+        await self._flights.close()
+
     async def close(self) -> None:
         """Stop what is under way."""
         self.drain()
-        await self._flights.close()
+        await self.cut()
         if self.auditor is not None:
             await self.auditor.close()
         await self.books.close()
@@ -244,6 +248,8 @@ class Gateway:
 
     async def route(self, query: Query) -> Served:
         """Return the local answer and what would become of it. Neither cached nor shared."""
+        if self.draining:
+            raise stopping()
         answer = await self.pipeline.route(query)
         self.metrics.worked(answer)
         self.overview.worked(answer)
@@ -277,6 +283,8 @@ class Gateway:
         self, query: Query, use: CacheUse, id: str | None, *, stream: bool
     ) -> AsyncGenerator[StreamItem, None]:
         """Watch the run that answers `query`: started here, or found under way."""
+        if self.draining:
+            raise stopping()
         began = time.perf_counter()
         source = partial(self._run, query, use, stream=stream)
         async with self._flights.join(use.key if use.reads else None, source) as (events, leads):

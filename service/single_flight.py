@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
-from service.errors import ApiError
+from service.errors import stopping
 
 E = TypeVar("E")
 
@@ -90,7 +90,7 @@ class Flight(Generic[E]):
 
     def _raise_failure(self) -> None:
         if self._task.cancelled():
-            raise ApiError(503, "The gateway is stopping.", code="stopping", kind="server_error")
+            raise stopping()
         if self._failure is not None:
             # The same object goes to several watchers; its traceback must not grow with each.
             raise self._failure.with_traceback(self._origin)

@@ -16,9 +16,9 @@ from router.config import Settings
 def serve(settings: Settings) -> None:
     """Start the gateway: OpenAI's API on top of the local model and, if one is set, an upstream.
 
-    Every option is also a variable (ROUTER_PORT) and a key in router.toml (port). Ctrl-C lets the
-    requests under way finish and stops within 10 seconds; the signal SIGHUP makes it take over the
-    calibration that is in its folder by then.
+    Every option is also a variable (ROUTER_PORT) and a key in router.toml (port). Ctrl-C, and the
+    signal SIGTERM, let the requests under way finish, for --drain-seconds at most; the signal
+    SIGHUP makes it take over the calibration that is in its folder by then.
     """
     # Imported here, so that `serve --help` is quick.
     from calibration.errors import ArtifactError  # noqa: PLC0415
@@ -42,4 +42,12 @@ def serve(settings: Settings) -> None:
             with contextlib.suppress(ArtifactError):  # the gateway has put it into the log
                 await app.state.gateway.reload()
 
-        run(app, bound, ready, log_level=settings.log_level, on_hang_up=reload)
+        run(
+            app,
+            bound,
+            ready,
+            log_level=settings.log_level,
+            drain_seconds=settings.drain_seconds,
+            service=lambda: app.state.gateway,
+            on_hang_up=reload,
+        )

@@ -10,9 +10,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
@@ -25,8 +26,19 @@ if sys.platform != "win32":
 
 log = logging.getLogger("router.server")
 
-DRAIN_SECONDS = 8
-"""What requests under way may still take after a signal; leaves 2 s of 10 to close the engine."""
+CUT_SECONDS = 1
+"""What requests that were told to break off may still take."""
+
+
+class Service(Protocol):
+    """What is served, as far as its end is concerned."""
+
+    def drain(self) -> None:
+        """Be not ready any more, and take on no further work; finish what is under way."""
+
+    async def cut(self) -> None:
+        """Break off what is still under way, each with a word to its client."""
+
 
 OPEN_FILES = 65_536
 """As many connections the process tries to be allowed; the usual limit of 1,024 is soon reached."""
@@ -75,9 +87,14 @@ def run(
     ready: Callable[[], None],
     *,
     log_level: str,
+    drain_seconds: float = 8.0,
+    service: Callable[[], Service] | None = None,
     on_hang_up: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
     """Serve `app` on `bound` until SIGINT or SIGTERM, then let requests under way finish.
+
+    They may take `drain_seconds`. Meanwhile new ones still reach `app`, whose `service` was told to
+    refuse them; without one, and after that, connections are refused.
 
     `ready` is called when requests are taken, `on_hang_up` at every SIGHUP, which then does not end
     the process; one that comes earlier counts once requests are taken.
@@ -95,9 +112,9 @@ def run(
         log_config=None,  # the application has set logging up
         log_level="info" if log_level == "debug" else "warning",
         access_log=False,  # the application logs requests, without what their URLs may hold
-        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_graceful_shutdown=CUT_SECONDS,
     )
-    server = _Server(config, ready, on_hang_up)
+    server = _Server(config, ready, drain_seconds, service, on_hang_up)
     with _sigterm_exits(), _hang_ups(server.hang_up if on_hang_up is not None else None):
         try:
             server.run(sockets=[bound])
@@ -129,10 +146,15 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         ready: Callable[[], None],
+        drain_seconds: float,
+        service: Callable[[], Service] | None = None,
         on_hang_up: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._drain_seconds = drain_seconds
+        self._hurries = False
+        self._service = service
         self._give_up: Callable[[], object] | None = None
         self._on_hang_up = on_hang_up
         self._hung_up = asyncio.Event()
@@ -167,7 +189,20 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._listener is not None:
             self._listener.cancel()
+        service = None if self._service is None else self._service()
+        if service is not None:
+            service.drain()
+        await self._finish_requests()
+        if service is not None:
+            await service.cut()
         await super().shutdown(sockets)
+
+    async def _finish_requests(self) -> None:
+        """Wait for those that are under way now, unless a second signal says not to."""
+        under_way = set(self.server_state.tasks)
+        deadline = time.monotonic() + self._drain_seconds
+        while under_way and not self._hurries and time.monotonic() < deadline:
+            _, under_way = await asyncio.wait(under_way, timeout=0.1)
 
     def hang_up(self, _sig: int, _frame: FrameType | None) -> None:
         """Take note of a SIGHUP."""
@@ -186,7 +221,9 @@ class _Server(uvicorn.Server):
                 log.exception("what a SIGHUP asked for failed; the server goes on")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.started:
+        if self.started and self.should_exit and not self._hurries:
+            self._hurries = True  # uvicorn would not close the application any more
+        elif self.started:
             super().handle_exit(sig, frame)
         elif self._give_up is None:
             raise KeyboardInterrupt

@@ -172,6 +172,7 @@ OTHER: dict[str, Any] = {
     "commit_ms": 300,
     "queue": 5,
     "queue_seconds": 2.5,
+    "drain_seconds": 30.0,
     "log_level": "debug",
 }
 

@@ -101,15 +101,22 @@ async def test_ready_follows_the_engine_and_alive_does_not() -> None:
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
 
 
-async def test_not_ready_while_draining_but_still_answering() -> None:
+@pytest.mark.parametrize(
+    ("path", "stream"),
+    [("/v1/chat/completions", False), ("/v1/chat/completions", True), ("/v1/route", False)],
+)
+async def test_while_draining_it_is_not_ready_and_begins_nothing(path: str, stream: bool) -> None:
     app = make_app()
     async with running(app) as client:
         app.state.gateway.drain()
         ready = await client.get("/readyz")
-        answer = await client.post("/v1/chat/completions", json=QUESTION)
+        answer = await client.post(path, json={**QUESTION, "stream": stream})
+        alive = await client.get("/healthz")
     assert ready.status_code == 503
     assert ready.json()["missing"] == ["the gateway is stopping"]
-    assert answer.status_code == 200
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert alive.status_code == 200
 
 
 async def samples(pipeline: ScriptedPipeline, *requests: dict[str, Any]) -> str:
