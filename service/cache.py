@@ -18,7 +18,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from service.claims import LEASE, UNSHARED, Claim, RedisClaim
 
@@ -153,7 +153,8 @@ class MemoryCache:
 class RedisCache:
     """Shared between gateways. Redis refusing, hanging or restarting costs misses, nothing else.
 
-    After a fault Redis is left alone for `pause` seconds; then the next request tries it again.
+    After a fault Redis is left alone for `pause` seconds; then the next request tries it again. One
+    that answers, but takes nothing (it is full, or read-only), is still asked for what it has.
 
     Parameters
     ----------
@@ -179,7 +180,8 @@ class RedisCache:
         self._on_fault = on_fault
         self._retry_at = 0.0
         self._log_at = 0.0
-        self._faulty = False
+        self._failing: set[Operation] = set()
+        self._releases: set[asyncio.Task[None]] = set()
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=32,
@@ -200,7 +202,7 @@ class RedisCache:
         except (RedisError, OSError) as exc:
             self._fault("get", exc)
             return None
-        self._works()
+        self._works("get")
         return value if isinstance(value, bytes) else None
 
     async def put(self, key: str, value: bytes) -> None:
@@ -212,7 +214,7 @@ class RedisCache:
         except (RedisError, OSError) as exc:
             self._fault("put", exc)
             return
-        self._works()
+        self._works("put")
 
     async def claim(self, key: str) -> Claim | None:
         if self._clock() < self._retry_at:
@@ -224,16 +226,19 @@ class RedisCache:
         except (RedisError, OSError) as exc:
             self._fault("claim", exc)
             return UNSHARED
-        self._works()
-        return RedisClaim(lock) if ours else None
+        self._works("claim")
+        return RedisClaim(lock, self._releases) if ours else None
 
     async def purge(self, *, tenant: str | None = None, calibration: str | None = None) -> int:
         tenants = "*" if tenant is None else _literally(tenant)
         calibrations = "*" if calibration is None else _literally(calibration)
         pattern = f"{KEY_PREFIX}{tenants}:{calibrations}:*"
         n = 0
-        async for key in self._redis.scan_iter(pattern, count=1000):
-            n += await self._redis.unlink(key)
+        try:
+            async for key in self._redis.scan_iter(pattern, count=1000):
+                n += await self._redis.unlink(key)
+        except (TypeError, ValueError) as exc:
+            raise RedisError(f"it does not answer as Redis does: {exc!r}") from exc
         return n
 
     @property
@@ -241,13 +246,15 @@ class RedisCache:
         return False
 
     async def close(self) -> None:
+        await asyncio.gather(*self._releases, return_exceptions=True)
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 
     def _fault(self, operation: Operation, exc: RedisError | OSError) -> None:
-        self._faulty = True
+        self._failing.add(operation)
         now = self._clock()
-        self._retry_at = now + self._pause
+        if not isinstance(exc, ResponseError):  # it is there and says no: full, read-only
+            self._retry_at = now + self._pause
         self._on_fault(operation)
         if now >= self._log_at:
             self._log_at = now + SECONDS_BETWEEN_LOGS
@@ -256,11 +263,12 @@ class RedisCache:
                 extra={"operation": operation, "error": type(exc).__name__},
             )
 
-    def _works(self) -> None:
-        if self._faulty:
-            self._faulty = False
-            self._log_at = 0.0
-            logger.info("redis is back")
+    def _works(self, operation: Operation) -> None:
+        if operation in self._failing:
+            self._failing.remove(operation)
+            if not self._failing:
+                self._log_at = 0.0
+                logger.info("redis is back")
 
 
 def _literally(text: str) -> str:

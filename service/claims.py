@@ -49,13 +49,24 @@ UNSHARED = Unshared()
 
 
 class RedisClaim:
-    """A lock in Redis, renewed as long as it is held."""
+    """A lock in Redis, renewed as long as it is held.
 
-    def __init__(self, lock: Lock) -> None:
+    `releases` holds what is under way to release it: that goes on when who waits for it is
+    cancelled, as the run of an answer is as soon as all have it.
+    """
+
+    def __init__(self, lock: Lock, releases: set[asyncio.Task[None]]) -> None:
         self._lock = lock
+        self._releases = releases
         self._renewing = asyncio.create_task(self._renew())
 
     async def release(self) -> None:
+        releasing = asyncio.create_task(self._release())
+        self._releases.add(releasing)
+        releasing.add_done_callback(self._releases.discard)
+        await asyncio.shield(releasing)
+
+    async def _release(self) -> None:
         self._renewing.cancel()
         await asyncio.gather(self._renewing, return_exceptions=True)
         with contextlib.suppress(RedisError, OSError, TimeoutError):  # then its lease ends it

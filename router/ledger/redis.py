@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, get_args
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -34,6 +35,8 @@ from router.ledger.entries import (
     scores_from_json,
     scores_to_json,
 )
+
+log = logging.getLogger("router.ledger")
 
 PREFIX = "router:ledger:1:"
 """The number is the version of what is stored."""
@@ -85,7 +88,7 @@ class RedisLedger:
         self._redis = Redis(connection_pool=pool)
 
     async def record(self, *decided: Decided) -> None:
-        async with self._faults():
+        async with self._read_faults():
             pipe = self._redis.pipeline(transaction=True)
             for one in decided:
                 key, seconds = _entry(one.id), self._seconds_left(one)
@@ -118,16 +121,17 @@ class RedisLedger:
         async def read(pipe: Pipeline) -> Any:
             return await _awaited(pipe.hmget(key, ["decided", "label"]))
 
-        return await self._compare_and_set(key, read, step)
+        with _ours():
+            return await self._compare_and_set(key, read, step)
 
     async def find(self, id: str) -> Decided | None:
-        async with self._faults():
+        async with self._read_faults():
             kept = await _awaited(self._redis.hget(_entry(id), "decided"))
-        return None if kept is None else _load(kept)
+            return None if kept is None else _load(kept)
 
     async def labelled(self, since: float = 0.0) -> list[tuple[Decided, Label]]:
         found: list[tuple[Decided, Label]] = []
-        async with self._faults():
+        async with self._read_faults():
             ids: list[str] = await _awaited(self._redis.zrangebyscore(_LABELLED, since, "+inf"))
             for start in range(0, len(ids), _BATCH):
                 pipe = self._redis.pipeline(transaction=False)
@@ -140,7 +144,7 @@ class RedisLedger:
 
     async def latest(self, n: int, since: float = 0.0) -> list[tuple[Decided, Label | None]]:
         found: list[tuple[Decided, Label | None]] = []
-        async with self._faults():
+        async with self._read_faults():
             ids: list[tuple[str, float]] = []
             for name in (_UNLABELLED, _LABELLED):
                 ids += await _awaited(
@@ -160,7 +164,7 @@ class RedisLedger:
 
     async def counts(self) -> Counts:
         labelled = await self.labelled()
-        async with self._faults():
+        async with self._read_faults():
             unlabelled = await self._redis.zcard(_UNLABELLED)
         by_source: dict[Source, int] = dict.fromkeys(get_args(Source), 0)
         for _, label in labelled:
@@ -169,16 +173,16 @@ class RedisLedger:
 
     async def prune(self, before: float) -> int:
         n = 0
-        async with self._faults():
+        async with self._read_faults():
             for name in (_UNLABELLED, _LABELLED):
                 found = self._redis.zrangebyscore(name, "-inf", f"({before!r}")
                 n += await self._forget(name, await _awaited(found))
         return n
 
     async def state(self, name: str) -> State | None:
-        async with self._faults():
+        async with self._read_faults():
             text = await self._redis.get(_STATE + name)
-        return None if text is None else json.loads(text)
+        return _load_state(name, text)
 
     async def update_state(self, name: str, change: Change) -> State:
         key = _STATE + name
@@ -189,7 +193,7 @@ class RedisLedger:
 
         def step(pipe: Pipeline, text: Any) -> bool:
             nonlocal new
-            new = change(None if text is None else json.loads(text))
+            new = change(_load_state(name, text))
             pipe.set(key, json.dumps(new))
             return True
 
@@ -250,6 +254,12 @@ class RedisLedger:
         return int(decided.at + self._days * 86_400 - self._clock())
 
     @contextlib.asynccontextmanager
+    async def _read_faults(self) -> AsyncIterator[None]:
+        async with self._faults():
+            with _ours():
+                yield
+
+    @contextlib.asynccontextmanager
     async def _faults(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(5 * self._timeout):
@@ -257,6 +267,15 @@ class RedisLedger:
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
             what = str(error) or type(error).__name__
             raise LedgerError(f"the ledger's Redis failed: {what}") from error
+
+
+@contextlib.contextmanager
+def _ours() -> Iterator[None]:
+    """Inside, what Redis says is taken for what was written. Raises LedgerError where it isn't."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError) as error:
+        raise LedgerError(f"Redis holds no ledger of ours: {error!r}") from error
 
 
 _UNLABELLED = PREFIX + "unlabelled"
@@ -285,3 +304,15 @@ def _load(text: str) -> Decided:
 
 def _load_label(text: str) -> Label:
     return Label(**json.loads(text))
+
+
+def _load_state(name: str, text: Any) -> State | None:
+    """The state that was kept; None, so that it begins anew, for what is none."""
+    if text is None:
+        return None
+    with contextlib.suppress(TypeError, ValueError):
+        state = json.loads(text)
+        if isinstance(state, dict):
+            return state
+    log.warning("what Redis keeps as %s is none of ours; it begins anew", name)
+    return None

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.cache import KEY_PREFIX, MAX_VALUE_BYTES, MemoryCache, Operation, RedisCache
+from service.claims import UNSHARED
 from tests.redis_server import RedisServer
 
 
@@ -158,6 +159,42 @@ async def test_redis_that_hangs_costs_one_wait_then_is_left_alone(
     redises.later()
     assert await cache.get("key") is not None
     await cache.close()
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    ],
+    ids=["full", "read-only"],
+)
+async def test_redis_that_takes_nothing_goes_on_giving_what_it_has(
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    begin: tuple[str, ...],
+    end: tuple[str, ...],
+) -> None:
+    caplog.set_level(logging.INFO, "service")
+    redises = Redises(redis_server)
+    await redises.cache.put("key", b"1")
+    async with Redis.from_url(redis_server.url) as client:
+        await client.execute_command(*begin)  # type: ignore[no-untyped-call]  # redis-py's
+        for _ in range(5):
+            await redises.cache.put("other", b"2")
+            assert await redises.cache.get("key") == b"1"
+            assert await redises.cache.claim("other") is UNSHARED
+        assert redises.faults == ["put", "claim"] * 5
+        await client.execute_command(*end)  # type: ignore[no-untyped-call]  # redis-py's
+    await redises.cache.put("other", b"2")
+    claim = await redises.cache.claim("other")
+    assert claim is not None
+    await claim.release()
+    assert [record.message for record in caplog.records] == [
+        "redis failed; answers are not cached until it is back",
+        "redis is back",
+    ]
+    await redises.cache.close()
 
 
 async def test_redis_serves_more_than_it_has_connections(redis_server: RedisServer) -> None:

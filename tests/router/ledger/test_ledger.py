@@ -423,6 +423,22 @@ class TestRedis:
                     await ledger.update_state("busy", disturb)
             assert await client.get(key) == b"{}"
 
+    async def test_what_is_none_of_ours_is_said_or_begins_anew(
+        self, redis: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with Place(redis.url).open() as ledger, Redis.from_url(redis.url) as client:
+            await ledger.record(decided("spoilt"))
+            await client.hset(f"{PREFIX}entry:spoilt", "decided", "{nonsense")
+            for broken in (ledger.find("spoilt"), ledger.label(label("spoilt"))):
+                with pytest.raises(LedgerError, match="no ledger of ours"):
+                    await broken
+            for nonsense in ("{nonsense", "[1]"):
+                await client.set(f"{PREFIX}state:spoilt", nonsense)
+                assert await ledger.state("spoilt") is None
+                assert await ledger.update_state("spoilt", lambda s: {"was": s}) == {"was": None}
+            await client.delete(f"{PREFIX}entry:spoilt")
+        assert "begins anew" in caplog.text
+
     def test_an_address_that_is_none(self) -> None:
         with pytest.raises(LedgerError, match="redis_url"):
             RedisLedger("gopher://x")
