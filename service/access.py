@@ -174,6 +174,10 @@ def account_of(request: Request) -> Account:
 
 
 async def _may_look(request: Request) -> None:
+    _check_admin(request)
+
+
+def _check_admin(request: Request) -> None:
     caller: Caller = request.state.caller
     if caller.keyed and not caller.admin:
         raise ApiError(
@@ -184,7 +188,12 @@ async def _may_look(request: Request) -> None:
 
 
 async def _may_change(request: Request) -> None:
-    await _may_look(request)
+    check_operator(request)
+
+
+def check_operator(request: Request) -> None:
+    """Raise ApiError for who may not change what runs."""
+    _check_admin(request)
     caller: Caller = request.state.caller
     place = "here" if caller.keyed else place_of(request.scope, peer_of(request.scope))
     if place != "here":

@@ -24,6 +24,7 @@ class _Command:
 _COMMANDS = {
     "serve": _Command("router.cli.serve", "serve", "Start the gateway."),
     "keys": _Command("router.cli.keys", "keys", "Create, list and revoke API keys."),
+    "cache": _Command("router.cli.cache", "cache", "Forget kept answers."),
     "ask": _Command("router.cli.ask", "ask", "Answer one question in the terminal."),
     "calibrate": _Command(
         "router.cli.calibrate", "calibrate", "Measure the model and choose when to trust it."

@@ -297,6 +297,35 @@ class TestWhatWasAgreed:
             assert purged.json()["purged"] == 1
             assert [await cached(key) for key in (bob, alice)] == ["hit", "miss"]
 
+    async def test_an_operator_purges_another_keys_answers_or_all(self, store: KeyStore) -> None:
+        operator, _ = store.create(Account(name="operator"), admin=True)
+        alice, named = store.create(Account(name="alice"))
+        bob, _ = store.create(Account(name="bob"))
+        async with client_at(store) as client:
+
+            async def purge(key: str, **params: str) -> Any:
+                return await client.delete("/v1/cache", headers=bearer(key), params=params)
+
+            for key in (alice, bob):
+                await ask(client, key)
+            for params in ({"tenant": "bob"}, {"all": "true"}):
+                refused = await purge(alice, **params)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (
+                    403,
+                    "admin_key_needed",
+                )
+            unknown = await purge(operator, tenant="carol")
+            assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "key_not_found")
+            assert (await purge(operator, tenant="bob", all="true")).status_code == 400
+            other = await purge(operator, tenant="bob", calibration="sha256:" + "0" * 12)
+            assert other.json()["purged"] == 0
+            assert (await purge(operator, tenant="bob")).json()["purged"] == 1
+            assert (await ask(client, alice)).headers["x-router-cache"] == "hit"
+            assert (await purge(operator, tenant=named.account.id)).json()["purged"] == 1
+            for key in (alice, bob):
+                assert (await ask(client, key)).headers["x-router-cache"] == "miss"
+            assert (await purge(operator, all="true")).json()["purged"] == 2
+
     async def test_the_log_tells_whose_request_it_was(
         self, store: KeyStore, caplog: pytest.LogCaptureFixture
     ) -> None:
