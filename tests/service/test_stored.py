@@ -42,6 +42,11 @@ def test_further_choices_come_back(keep_trace: bool) -> None:
     assert back.choices[1].pieces == (PIECES if keep_trace else ())
 
 
+def test_it_is_compressed() -> None:
+    long = replace(REMOTE, text="The tide came in and the keeper counted the ships. " * 100)
+    assert len(stored.encode(long, at=5.0, keep_trace=False)) < len(long.text) / 4
+
+
 def test_the_trace_is_left_out_elsewhere() -> None:
     back, _ = stored.decode(stored.encode(LOCAL, at=5.0, keep_trace=False))
     assert back.trace is None

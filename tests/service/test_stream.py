@@ -212,6 +212,27 @@ async def test_streamed_and_not_share_the_cache(
     assert len(pipeline.queries) == 1
 
 
+async def test_tools_and_logprobs_in_one_stream_are_passed_on() -> None:
+    entry = {"token": "f", "logprob": -0.5, "bytes": [102], "top_logprobs": []}
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f"}}
+    first = remote_chunk({"role": "assistant", "tool_calls": [call]})
+    first.body["choices"][0]["logprobs"] = {"content": [entry], "refusal": None}
+    events: list[Step] = [
+        UNCERTAIN,
+        first,
+        remote_chunk({}, "tool_calls"),
+        replace(REMOTE, text="", finish_reason="tool_calls", remote_body=None),
+    ]
+    pipeline = ScriptedPipeline(events=events)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    told = chunks(await stream(pipeline, tools=tools, logprobs=True, top_logprobs=2))
+    assert pipeline.queries[0].needs[0].param == "tools"
+    choice = told[0]["choices"][0]
+    assert choice["delta"]["tool_calls"] == [call]
+    assert choice["logprobs"]["content"] == [entry]
+    assert told[-1]["router"]["p_correct"] == UNCERTAIN.p_correct
+
+
 async def test_tool_calls_survive_the_cache() -> None:
     call = {"index": 0, "id": "c1", "type": "function"}
     events: list[Step] = [

@@ -238,6 +238,24 @@ async def test_an_operator_sees_it(folder: Path) -> None:
         assert line in lines
 
 
+@pytest.mark.parametrize("status", [400, 429, 500])
+async def test_an_error_of_the_upstream_is_never_served_from_the_cache(
+    status: int, folder: Path
+) -> None:
+    error = {"error": {"message": "no", "type": "invalid_request_error", "code": "no"}}
+    async with gateway(folder, answer(error, status)) as made:
+        body = {"model": "remote", "messages": [{"role": "user", "content": "Hello"}]}
+        for _ in range(2):
+            reply = await made.client.post("/v1/chat/completions", json=body)
+            assert reply.status_code == (400 if status == 400 else 502)
+        made.server.steps[:] = [WELL]
+        async with asyncio.timeout(10):
+            while (reply := await made.client.post("/v1/chat/completions", json=body)).is_error:
+                await asyncio.sleep(0.02)
+        assert reply.json()["choices"][0]["message"]["content"] == "Paris."
+        assert reply.json()["router"]["cache"] == "miss"
+
+
 async def test_who_leaves_ends_the_call(folder: Path) -> None:
     async with gateway(folder, BROKEN_ANSWER["hangs"]) as made:
         task = asyncio.create_task(made.ask(model="remote"))
