@@ -287,6 +287,10 @@ class Settings(BaseSettings):
         default=8.0,
         description="Seconds that requests under way may still take when the gateway is to stop",
     )
+    tracing: Literal["off", "on"] = Field(
+        default="off",
+        description="Whether requests are traced; OTEL_EXPORTER_OTLP_ENDPOINT says where to",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log lines to print"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from router.answer import Decision, Query
@@ -16,13 +17,16 @@ from router.engine.messages import (
     Look,
     Partial,
     SampleRequest,
+    StreamPart,
 )
 from router.errors import EngineError, PromptTooLong, TemplateRefused
 from router.judge import Judge, uncertified
 from router.live_watch import Charge
 from router.rule import Rule
 from router.signals import gather
+from router.stages import decided, generated, generation, streamed
 from router.tools import is_malformed, with_calls
+from router.tracing import span
 from uq import Trace
 
 log = logging.getLogger("router.device")
@@ -105,8 +109,10 @@ class Device:
 
     def looked_at(self, query: Query, rule: Rule, part: Partial) -> Attempt:
         """What becomes of an answer by its first tokens."""
-        scores = rule.judge.scores(part.completion.trace)
-        decision = uncertified(rule.judge.decide(query, scores, rule.stance()))
+        with span("decide") as stage:
+            scores = rule.judge.scores(part.completion.trace)
+            decision = uncertified(rule.judge.decide(query, scores, rule.stance()))
+            decided(stage, decision)
         rule.saw(query, decision.p_correct)
         charge = None
         if rule.watch is not None:
@@ -149,10 +155,12 @@ class Device:
         completion = dataclasses.replace(
             completion, trace=trace, timings=dataclasses.replace(completion.timings, uq=uq_ms)
         )
-        scores = judge.scores(trace)
-        # Nothing is awaited from here on: each decision is by all those before it.
-        usable = not is_malformed(trace, query.tools) and not _is_cut(query, trace)
-        decision = judge.decide(query, scores, rule.stance(), exits=exits, usable=usable)
+        with span("decide") as stage:
+            scores = judge.scores(trace)
+            # Nothing is awaited from here on: each decision is by all those before it.
+            usable = not is_malformed(trace, query.tools) and not _is_cut(query, trace)
+            decision = judge.decide(query, scores, rule.stance(), exits=exits, usable=usable)
+            decided(stage, decision)
         if request.look is not None:
             decision = uncertified(decision)
         charge = None
@@ -176,20 +184,29 @@ class Device:
             tenant=query.tenant,
         )
 
+    def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
+        """The engine's answer as it is made."""
+        return streamed(self.engine, request)
+
     async def _completions(self, request: GenerateRequest, n: int) -> tuple[Completion, ...]:
-        if n == 1:
-            return (await self.engine.generate(request),)
-        return await self.engine.sample(SampleRequest(request, n))
+        with generation(self.engine, request, n) as stage:
+            if n == 1:
+                completions: tuple[Completion, ...] = (await self.engine.generate(request),)
+            else:
+                completions = await self.engine.sample(SampleRequest(request, n))
+            generated(stage, *completions)
+            return completions
 
     async def _look_closer(
         self, query: Query, judge: Judge, request: GenerateRequest, trace: Trace
     ) -> Trace:
         """Gather what the decision needs besides the answer; what fails stays unknown."""
         try:
-            wanted = judge.signals(query)
-            trace = await gather(self.engine, request, trace, wanted, seed=_SEED)
-            closer = judge.closer_signals(query, trace)
-            return await gather(self.engine, request, trace, closer, seed=_SEED)
+            with span("look closer"):
+                wanted = judge.signals(query)
+                trace = await gather(self.engine, request, trace, wanted, seed=_SEED)
+                closer = judge.closer_signals(query, trace)
+                return await gather(self.engine, request, trace, closer, seed=_SEED)
         except EngineError as error:
             log.warning("an answer's uncertainty could not be gathered: %s", error)
             return trace

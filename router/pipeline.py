@@ -273,7 +273,7 @@ class Pipeline:
         begun = False
         attempt = None
         try:
-            async with contextlib.aclosing(self.engine.stream(request)) as parts:
+            async with contextlib.aclosing(self._device.stream(request)) as parts:
                 async for part in parts:
                     if isinstance(part, TextDelta):
                         if begun:
@@ -320,7 +320,7 @@ class Pipeline:
         """A local answer piece by piece, judged when it is whole."""
         request = self._device.whole_request(query, rule)
         begun = False
-        async with contextlib.aclosing(self.engine.stream(request)) as events:
+        async with contextlib.aclosing(self._device.stream(request)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     if not begun:

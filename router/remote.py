@@ -40,6 +40,7 @@ from router.config import Settings
 from router.errors import UpstreamBusy, UpstreamRejected, UpstreamUnavailable
 from router.prices import FREE, Prices
 from router.remote_body import BadBodyError, RemoteAnswer, is_usage_chunk, usage_of
+from router.stages import UpstreamCall
 from router.upstreams.anthropic import Anthropic
 from router.upstreams.call import Call, PassingError, TimeLeft, Timeouts
 from router.upstreams.dialect import Dialect, OpenAI
@@ -113,6 +114,7 @@ class Upstream:
         self.timeouts = timeouts
         self.retries = retries
         self.health = health
+        self.api = api
         self._dialect = _DIALECTS[api]
         self._models = dict(models or {})
         self._key = key
@@ -202,6 +204,7 @@ class Upstream:
             except BadBodyError as error:
                 raise self._faults.bad_body(error) from None
             call.begun()
+            call.stage.took(answer.usage)
         cost = self.prices.cost(answer.usage) if self.prices.known else None
         return dataclasses.replace(answer, upstream=self.name, cost_usd=cost)
 
@@ -238,6 +241,7 @@ class Upstream:
                         raise self._faults.bad_body(error) from None
                     for chunk in chunks:
                         call.begun()
+                        call.stage.chunk(chunk)
                         yield chunk
                     if reader.ended:
                         return
@@ -268,6 +272,16 @@ class Upstream:
         except BadBodyError as error:
             raise self._faults.bad_body(error) from None
 
+    def _stage(self, payload: Mapping[str, Any] | None) -> UpstreamCall:
+        asked = payload or {}
+        return UpstreamCall(
+            name=self.name,
+            api=self.api,
+            base_url=self.base_url,
+            model=str(asked.get("model", "")),
+            stream=bool(asked.get("stream")),
+        )
+
     def _model_for(self, body: Mapping[str, Any]) -> str:
         return self._models.get(str(body.get("model", "")), self.model)
 
@@ -292,7 +306,7 @@ class Upstream:
             before_sleep=self._log_retry,
             reraise=True,
         )
-        call = Call(self.health)
+        call = Call(self.health, self._stage(payload))
         if self.health is not None:
             self.health.called()
         try:
@@ -305,12 +319,15 @@ class Upstream:
                 n = int(attempts.statistics["attempt_number"])
                 again = f" (tried {n} times)" if n > 1 else ""
                 raise UpstreamUnavailable(f"{error}{again}", error.retry_after) from error.__cause__
+            call.stage.began(call.response.status_code, attempts.statistics["attempt_number"])
             yield call
-        except UpstreamUnavailable:
+        except UpstreamUnavailable as error:
             call.failed()
+            call.stage.failed(error)
             raise
-        except UpstreamRejected:
+        except UpstreamRejected as error:
             call.begun()
+            call.stage.failed(error)
             raise
         finally:
             await call.close()
@@ -320,7 +337,7 @@ class Upstream:
     ) -> httpx.Response:
         call.enter(self._faults.left_alone)
         try:
-            return await self._send(method, path, payload)
+            return await self._send(method, path, payload, call.stage.headers)
         except UpstreamBusy:
             call.given_up()
             raise
@@ -329,13 +346,17 @@ class Upstream:
             raise
 
     async def _send(
-        self, method: str, path: str, payload: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        payload: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
     ) -> httpx.Response:
         try:
             request = httpx.Request(
                 method,
                 self.base_url + path,
-                headers=self._headers,
+                headers={**self._headers, **headers},
                 json=payload,
                 extensions=self._extensions,
             )

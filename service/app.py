@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +20,7 @@ from router.errors import RouterError
 from router.ledger import open_ledger
 from router.live import Live
 from router.pipeline import build_pipeline
+from router.tracing import Tracing
 from service import logs
 from service.access import Gate, KeyCheck
 from service.audit import build_auditor
@@ -52,9 +53,22 @@ from service.routes.common import OUTCOMES
 from service.text_completions import CompletionRequest
 from service.upstream_metrics import UpstreamCollector
 
+if TYPE_CHECKING:  # older ones have none
+    from fastapi.telemetry import TelemetryConfig
+
 DESCRIPTION = """Answers on the device when the small model is sure, asks a large one when not.
 
 Speaks OpenAI's chat API; the model is `auto`, `local` or `remote`."""
+
+
+NO_OTHER_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""FastAPI's own tells of query strings and exceptions, whose texts may quote a prompt."""
 
 
 class GatewayApp(FastAPI):
@@ -81,12 +95,15 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
     rules = build_rules(settings)
     measured = Metrics()
     gate = Gate(settings)
+    tracing = Tracing()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(gate.close)
             await gate.start()
+            stack.push_async_callback(tracing.close)
+            tracing.start(settings)
             ledger = await open_ledger(settings)
             if ledger is not None:
                 stack.push_async_callback(ledger.close)
@@ -133,6 +150,7 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
         responses=OUTCOMES,
         lifespan=lifespan,
         redoc_url=None,  # says the same as /docs
+        telemetry=NO_OTHER_TELEMETRY,
     )
     # From the innermost to the outermost.
     app.add_middleware(KeyCheck, gate=gate)
@@ -144,7 +162,7 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             allow_headers=["*"],
             expose_headers=CORS_EXPOSED,
         )
-    app.add_middleware(RequestContext, metrics=measured)
+    app.add_middleware(RequestContext, metrics=measured, tracing=tracing)
     routes = (chat, completions, responses, route, feedback, budget, dashboard)
     for part in (*routes, models, cache, calibration, health, metrics):
         app.include_router(part.router)

@@ -25,6 +25,7 @@ from router.ledger import Label
 from router.live import Live
 from router.prices import Prices
 from router.remote_body import RemoteAnswer
+from router.tracing import span
 from service.books import WHOLE, Books, local_text
 from service.metrics import Metrics
 
@@ -134,6 +135,10 @@ class Auditor:
         )
 
     async def _audit(self, id: str, query: Query, text: str, decision: Decision) -> None:
+        with span("audit") as stage, stage.current():
+            await self._ask_and_compare(id, query, text, decision)
+
+    async def _ask_and_compare(self, id: str, query: Query, text: str, decision: Decision) -> None:
         async with self._places:
             if not await self._reserve():
                 self._count("dropped")

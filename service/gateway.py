@@ -19,6 +19,7 @@ from router.errors import ConfigError
 from router.live_watch import LiveReport
 from router.privacy import Rules, read_rules
 from router.reload import Reloaded
+from router.tracing import span
 from service import stored
 from service.assemble import assemble
 from service.audit import Auditor, upstream_label
@@ -358,13 +359,16 @@ class Gateway:
                     yield event
             return
         look_up = partial(self._lookup, max_age=use.max_age)
-        async with found_or_ours(self.cache, use.key, look_up) as kept:
-            if kept is not None:
-                yield _Found(*kept)
-                return
-            async with aclosing(self._make(query, use, stream=stream)) as events:
-                async for event in events:
-                    yield event
+        with span("look up") as stage:
+            async with found_or_ours(self.cache, use.key, look_up) as kept:
+                stage.tell({"router.cache.hit": kept is not None})
+                stage.end()
+                if kept is not None:
+                    yield _Found(*kept)
+                    return
+                async with aclosing(self._make(query, use, stream=stream)) as events:
+                    async for event in events:
+                        yield event
 
     async def _make(
         self, query: Query, use: CacheUse, *, stream: bool
@@ -407,7 +411,8 @@ class Gateway:
             value = stored.encode(answer, at=time.time(), keep_trace=wants_logprobs(query))
             # Not `use.key`: another calibration may have been taken over since that was made.
             decided_by = answer.decision.calibration
-            await self.cache.put(self._key(query, decided_by, drifted=drifted), value)
+            with span("keep"):
+                await self.cache.put(self._key(query, decided_by, drifted=drifted), value)
 
 
 def build_rules(settings: Settings) -> Rules | None:

@@ -13,15 +13,17 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+from router.tracing import current_ids
+
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _render = json.JSONEncoder(default=str).encode
-_LOGGERS = ("service", "router", "uvicorn")
+_LOGGERS = ("service", "router", "uvicorn", "opentelemetry")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, event, request_id, then whatever the call gave as `extra`."""
+    """time, level, logger, event, request_id, the trace, then whatever the call gave as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -33,6 +35,9 @@ class JsonFormatter(logging.Formatter):
         request_id = request_id_var.get()
         if request_id is not None:
             line["request_id"] = request_id
+        ids = current_ids()
+        if ids is not None:
+            line.update(trace_id=ids.trace, span_id=ids.span)
         line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
         if record.exc_info and record.exc_info[1] is not None:
             line.update(describe(record.exc_info[1]))
@@ -51,11 +56,11 @@ def describe(exc: BaseException) -> dict[str, Any]:
 def configure(level: str) -> None:
     """Write the gateway's logs to stderr, unless the embedding program has set up logging.
 
-    The server's are among them, but for what it says of each start and request.
+    Those of the server and of OpenTelemetry, which has a thread of its own, are among them.
     """
     for name in _LOGGERS:
         logger = logging.getLogger(name)
-        if name != "uvicorn":  # its own settings have that
+        if name in ("service", "router"):
             logger.setLevel(level.upper())
         if not logger.handlers and not logging.getLogger().handlers:
             handler = logging.StreamHandler()

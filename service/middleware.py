@@ -6,11 +6,13 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.tracing import NOTHING, Span, Tracing
 from service import logs
 from service.errors import internal_error
 from service.hardening import harden
@@ -19,22 +21,35 @@ from service.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 HEADER = "X-Request-Id"
+QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/v1/dashboard"})
+"""What is asked every few seconds: no lines in the log, no traces."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class RequestContext:
     """ASGI middleware: takes the client's `X-Request-Id` or makes one, and gives it back."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        quiet = scope["path"] in QUIET
+        span = NOTHING if quiet else self._tracing.request(headers.get("traceparent"))
+        with span, span.current():
+            await self._answer(scope, receive, send, _request_id(headers.get(HEADER)), span)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str, span: Span
+    ) -> None:
         began = time.perf_counter()
-        request_id = _request_id(Headers(scope=scope).get(HEADER))
         facts: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log=facts)
         status = 0
@@ -61,17 +76,17 @@ class RequestContext:
             await internal_error(request_id).response()(scope, receive, send_with_id)
         finally:
             self._finish(scope, status, time.perf_counter() - began, facts)
+            _trace(span, scope, status, request_id, facts)
             logs.request_id_var.reset(token)
 
     def _finish(self, scope: Scope, status: int, seconds: float, facts: dict[str, Any]) -> None:
-        endpoint = getattr(scope.get("route"), "path", "other")
+        endpoint = _endpoint(scope)
         self._metrics.requests.labels(endpoint, str(status)).inc()
         self._metrics.request_seconds.labels(endpoint).observe(seconds)
         if "cut" in facts:
             self._metrics.streams_cut.inc()
-        quiet = endpoint in ("/healthz", "/readyz", "/metrics", "/v1/dashboard")
         logger.log(
-            logging.DEBUG if quiet else logging.INFO,
+            logging.DEBUG if scope["path"] in QUIET else logging.INFO,
             "request",
             extra={
                 "method": scope["method"],
@@ -81,6 +96,33 @@ class RequestContext:
                 **facts,
             },
         )
+
+
+def _endpoint(scope: Scope) -> str:
+    """The route's pattern; `other` where there is none."""
+    return str(getattr(scope.get("route"), "path", "other"))
+
+
+def _trace(
+    span: Span, scope: Scope, status: int, request_id: str, facts: Mapping[str, Any]
+) -> None:
+    """Tell of a request that is over: what its line in the log tells, but no path of its own."""
+    if span is NOTHING:
+        return
+    endpoint = _endpoint(scope)
+    method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+    span.rename(f"{method} {endpoint}")
+    span.tell(
+        {
+            "http.request.method": method,
+            "http.route": endpoint,
+            "http.response.status_code": status or None,
+            "router.request_id": request_id,
+            **{f"router.{name}": value for name, value in facts.items()},
+        }
+    )
+    if status >= 500 or "cut" in facts:
+        span.failed(str(facts.get("cut", status)))
 
 
 def _request_id(given: str | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import httpx
 
 from router.errors import UpstreamUnavailable
+from router.stages import UpstreamCall
 from router.upstreams.breaker import Ticket
 from router.upstreams.health import Health
 
@@ -56,9 +57,10 @@ class PassingError(Exception):
 
 
 class Call:
-    """A request, with its response once there is one."""
+    """A request, with its response once there is one. `stage` is its part of a trace."""
 
-    def __init__(self, health: Health | None) -> None:
+    def __init__(self, health: Health | None, stage: UpstreamCall) -> None:
+        self.stage = stage
         self._health = health
         self._ticket: Ticket | None = None
         self._response: httpx.Response | None = None
@@ -115,5 +117,6 @@ class Call:
         """Hang up."""
         if self._ticket is not None:
             self._ticket.release()
+        self.stage.end()
         if self._response is not None:
             await self._response.aclose()

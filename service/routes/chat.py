@@ -100,6 +100,7 @@ def _log_line(decision: Decision, cache: CacheStatus) -> Mapping[str, Any]:
         "route": decision.route,
         "reason": decision.reason,
         "p_correct": finite(decision.p_correct),
+        "threshold": finite(decision.threshold),
         "degraded": decision.degraded,
         "cache": cache,
     }

@@ -173,6 +173,7 @@ OTHER: dict[str, Any] = {
     "queue": 5,
     "queue_seconds": 2.5,
     "drain_seconds": 30.0,
+    "tracing": "on",
     "log_level": "debug",
 }
 
