@@ -31,7 +31,6 @@ from service.keys import (
     UNSHARED,
     CacheUse,
     Facts,
-    cache_key,
     cache_use,
     calibration_part,
     worth_keeping,
@@ -195,8 +194,8 @@ class Gateway:
         if query.local_only and not self.cache.on_this_machine:
             return UNSHARED
         calibration = None if self.calibration is None else self.calibration.id
-        key = self._key(query, calibration, drifted=self._drifted(calibration))
-        return cache_use(key, query, headers)
+        facts = self._facts(calibration, drifted=self._drifted(calibration))
+        return cache_use(query, facts, headers)
 
     async def purge(self, *, tenant: str | None = None, calibration: str | None = None) -> int:
         """Forget the kept answers of this tenant, by this calibration; return how many they were.
@@ -209,10 +208,10 @@ class Gateway:
     def _drifted(self, calibration: str | None) -> bool:
         return self.pipeline.live is not None and self.pipeline.live.drifted(calibration)
 
-    def _key(self, query: Query, calibration: str | None, *, drifted: bool) -> str:
+    def _facts(self, calibration: str | None, *, drifted: bool) -> Facts:
         if calibration is not None and drifted:  # what was decided before is not served any more
             calibration += " drifted"
-        facts = Facts(
+        return Facts(
             model_sha256=self.info.model_sha256,
             template_sha256=self.info.template_sha256,
             n_context=self.info.n_context,
@@ -220,7 +219,6 @@ class Gateway:
             upstream=self._upstreams,
             upstream_model=self.settings.upstream_model,
         )
-        return cache_key(query, facts)
 
     async def answer(
         self, query: Query, *, use: CacheUse = UNSHARED, id: str | None = None
@@ -409,10 +407,10 @@ class Gateway:
         # Before the answer is handed out: whoever asks again after it has arrived finds it.
         if use.keeps and worth_keeping(answer):
             value = stored.encode(answer, at=time.time(), keep_trace=wants_logprobs(query))
-            # Not `use.key`: another calibration may have been taken over since that was made.
-            decided_by = answer.decision.calibration
+            # Another calibration may have been taken over since the request came.
+            facts = self._facts(answer.decision.calibration, drifted=drifted)
             with span("keep"):
-                await self.cache.put(self._key(query, decided_by, drifted=drifted), value)
+                await self.cache.put(use.key_under(facts, query), value)
 
 
 def build_rules(settings: Settings) -> Rules | None:

@@ -42,12 +42,20 @@ class CacheUse:
     reads : whether it may be answered with what is kept, or by an identical request under way.
     keeps : whether its own answer may be kept.
     max_age : seconds since when a kept answer may have been made.
+    facts : what the key was made of, beside the request.
     """
 
     key: str | None
     reads: bool = True
     keeps: bool = True
     max_age: float = math.inf
+    facts: Facts | None = None
+
+    def key_under(self, facts: Facts, query: Query) -> str:
+        """Return the key under which an answer to `query` is kept that was decided by `facts`."""
+        if self.key is not None and facts == self.facts:
+            return self.key
+        return cache_key(query, facts)
 
 
 UNSHARED = CacheUse(None, reads=False, keeps=False)
@@ -98,8 +106,8 @@ def _plain(facts: Facts) -> dict[str, Any]:
     return asdict(facts)
 
 
-def cache_use(key: str, query: Query, headers: Mapping[str, str]) -> CacheUse:
-    """Return what this request has to do with the cache, under its `key`.
+def cache_use(query: Query, facts: Facts, headers: Mapping[str, str]) -> CacheUse:
+    """Return what this request has to do with the cache.
 
     Nothing when it is sampled without a seed: who asks for chance gets it afresh. Otherwise its
     ``Cache-Control`` says: ``no-store`` nothing either, ``no-cache`` an answer made afresh and
@@ -111,7 +119,7 @@ def cache_use(key: str, query: Query, headers: Mapping[str, str]) -> CacheUse:
         return UNSHARED
     ages = [int(found[1]) for part in directives if (found := _MAX_AGE.fullmatch(part))]
     max_age = 0 if "no-cache" in directives else min(ages, default=math.inf)
-    return CacheUse(key, reads=max_age > 0, max_age=max_age)
+    return CacheUse(cache_key(query, facts), reads=max_age > 0, max_age=max_age, facts=facts)
 
 
 def worth_keeping(answer: Answer) -> bool:

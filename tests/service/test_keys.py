@@ -126,7 +126,16 @@ def test_a_tenant_is_known_by_the_key_that_it_sends() -> None:
 def test_what_a_request_has_to_do_with_the_cache(
     fields: dict[str, Any], headers: dict[str, str], expected: CacheUse
 ) -> None:
-    assert cache_use("k", query(**fields), headers) == expected
+    use = cache_use(query(**fields), FACTS, headers)
+    assert replace(use, key=use.key and "k", facts=None) == expected
+
+
+def test_an_answer_is_kept_under_what_decided_it() -> None:
+    asked = query()
+    use = cache_use(asked, FACTS, {})
+    assert use.key_under(FACTS, asked) == use.key == key()
+    other = replace(FACTS, calibration="sha256:another")
+    assert use.key_under(other, asked) == cache_key(asked, other) != use.key
 
 
 def test_what_is_worth_keeping() -> None:
