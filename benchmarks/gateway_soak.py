@@ -2,7 +2,8 @@
 
 It gets requests of all kinds in turn, each at half of the rate at which it answered that kind in
 the beginning. The resident memory of its process, without the engine's, is read after each round of
-kinds; the first tenth of the time, and at least a round, is for caches to fill and buffers to grow.
+kinds; the first quarter of the time is for caches to fill (10,000 answers by default) and buffers
+to grow.
 """
 
 from __future__ import annotations
@@ -72,14 +73,14 @@ def soak(minutes: float, *, seconds: float = SECONDS) -> Soak:
     found = Soak()
     with upstream() as behind, gateway(OURS, behind) as ours:
         rates = {
-            kind: _asks(ours, replace(load, clients=16, seconds=5)).rate / 2
+            kind: _asks(ours, replace(load, clients=16, seconds=seconds)).rate / 2
             for kind, load in KINDS.items()
         }
         print(*(f"{kind} {rate:.0f}/s" for kind, rate in rates.items()), sep=", ", flush=True)
         began = monotonic()
         elapsed = 0.0
         while elapsed < 60 * minutes or not found.readings:
-            warm = elapsed > 6 * minutes
+            warm = elapsed >= 15 * minutes
             for kind, load in KINDS.items():
                 found.add(_asks(ours, replace(load, clients=8, rate=rates[kind], seconds=seconds)))
             elapsed = monotonic() - began

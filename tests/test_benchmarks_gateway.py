@@ -12,7 +12,7 @@ import pytest
 from benchmarks import gateway_table
 from benchmarks.gateway_load import Load, run, text_of
 from benchmarks.gateway_servers import DIRECT, LITELLM, PEER, asked, upstream
-from benchmarks.gateway_soak import Soak
+from benchmarks.gateway_soak import KINDS, Soak, soak
 from benchmarks.gateway_upstream import ANSWER
 from benchmarks.servers import OURS, Server
 
@@ -105,6 +105,16 @@ def test_every_question_is_another_unless_they_are_to_repeat() -> None:
     repeating = Load(1, different=2)
     assert repeating.request(0) == repeating.request(2) != repeating.request(1)
     assert ANSWER.startswith("word0 word1 ")
+
+
+def test_a_soak_of_a_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    found = soak(0, seconds=0.2)
+    assert found.errors == {}
+    assert found.answers >= 4
+    assert found.readings[0] > 1e7
+    rates, reading = capsys.readouterr().out.splitlines()
+    assert [kind.split()[0] for kind in rates.split(", ")] == list(KINDS)
+    assert reading.endswith(" MiB")
 
 
 def test_a_soak_passes_if_memory_is_flat_and_nothing_failed() -> None:
