@@ -11,9 +11,6 @@ TEST_STAMP := $(VENV)/.installed-test$(GPU:%=-%)
 # Trains probes in the tests. Not in the lock: which build of it suits depends on the machine.
 TORCH := torch==2.13.0
 
-# The engine is tested on all cores, by itself; everything else side by side, on a core each.
-ENGINE := tests/router/engine
-
 .PHONY: serve test check lock clean
 
 serve: $(SERVE_STAMP)
@@ -25,8 +22,7 @@ test: $(TEST_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --ignore $(ENGINE) --numprocesses auto --dist loadfile --cov --cov-report= --cov-fail-under=0 $(ARGS)
-	$(BIN)/pytest $(ENGINE) --cov --cov-append --cov-report=term $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report=term $(ARGS)
 
 # Fast answers while working: no model, no servers, no coverage.
 check: $(TEST_STAMP)

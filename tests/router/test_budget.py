@@ -339,7 +339,9 @@ async def test_gateways_together_never_pass_a_limit(
     """Five gateways, 20 queries at a time each, money for 100 of the 200."""
 
     def store() -> Store:
-        return SqliteStore(tmp_path / "b.db") if kind == "sqlite" else RedisStore(redis_server.url)
+        if kind == "sqlite":
+            return SqliteStore(tmp_path / "b.db")
+        return RedisStore(redis_server.url, timeout=60.0)  # slow ones come below
 
     account = Account(id="ada", usd_per_day=100 * COST)
 
