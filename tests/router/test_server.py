@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from router.cli.server import OPEN_FILES, address_of, bind, run
+from router.cli.server import NEW_OBJECTS, OPEN_FILES, address_of, bind, run
 from router.errors import ModelError, RouterError
 from tests.router.fake_gateway import build
 
@@ -98,6 +99,20 @@ class TestInThisProcess:
         assert ended.value.code == 0
         assert answers == ["hello"]
         assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_the_garbage_collector_is_left_as_it_was(self) -> None:
+        usual, frozen, seen = gc.get_threshold(), gc.get_freeze_count(), []
+        answers: list[str] = []
+        with closing(bind("127.0.0.1", 0)) as bound:
+            visit = _visit(bound, signal.SIGINT, answers)
+
+            def ready() -> None:
+                seen.append((gc.get_threshold()[0], gc.get_freeze_count() > 10_000))
+                visit()
+
+            run(build("fine"), bound, ready, log_level="error")
+        assert seen == [(NEW_OBJECTS, True)]
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (usual, frozen)
 
     def test_it_may_hold_many_connections(self) -> None:
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
