@@ -44,6 +44,10 @@ class Service(Protocol):
 OPEN_FILES = 65_536
 """As many connections the process tries to be allowed; the usual limit of 1,024 is soon reached."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection is kept without a request. httpx keeps its own for 5 s, which is uvicorn's
+default too: requests would be lost that are sent while the other end hangs up."""
+
 NEW_OBJECTS = 10_000
 """After so many the garbage collector looks at them; a request makes some hundreds."""
 
@@ -115,6 +119,7 @@ def run(
         lifespan="on",
         log_config=None,  # the application has set logging up
         log_level="info" if log_level == "debug" else "warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         access_log=False,  # the application logs requests, without what their URLs may hold
         timeout_graceful_shutdown=CUT_SECONDS,
     )
