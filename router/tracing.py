@@ -1,4 +1,4 @@
-"""Traces: what was done for a request, stage by stage, for OpenTelemetry. Off, they cost next to nothing.
+"""Traces: what was done for a request, stage by stage, for OpenTelemetry. Off, they cost a few µs.
 
 A trace belongs to a request. `span` adds a stage to that of the request which the caller works for,
 and does nothing where there is none. Spans tell of times, counts, scores, and names from the
