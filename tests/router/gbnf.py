@@ -8,6 +8,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from router.engine.grammar import Grammar as RealGrammar
+from router.engine.llama import Model
+
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<literal>"(?:[^"\\]|\\.)*")
@@ -155,3 +158,13 @@ def _unescaped(text: str) -> str:
         return chr(int(what[1:], 16)) if what[0] == "x" and what[1:] else _ESCAPED.get(what, what)
 
     return _ESCAPE.sub(plain, text)
+
+
+def passes(model: Model, grammar: str, text: str) -> bool:
+    """Whether `text`, and nothing more, is what the grammar asks for, by llama.cpp's sampler."""
+    followed = RealGrammar(model, grammar)
+    for token in model.tokenize(text, add_special=False, parse_special=False):
+        if not followed.allows(token):
+            return False
+        followed.accept(token)
+    return followed.allows(model.eos)

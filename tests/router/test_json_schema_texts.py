@@ -13,12 +13,11 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from router.engine.grammar import Grammar as RealGrammar
 from router.engine.llama import Model
 from router.json_grammar import json_grammar
 from router.json_schema import SchemaError, UnsupportedSchemaError, schema_grammar
 from router.tools import MAX_CALLS, Tool, calls_grammar, read_calls
-from tests.router.gbnf import Grammar
+from tests.router.gbnf import Grammar, passes
 
 NAMES = st.sampled_from(["a", "b", 'say "hi"', "\\", "Grüße\n", "", "]"])
 SMALL = st.integers(0, 3)
@@ -79,15 +78,6 @@ def model(model_path: Path) -> Iterator[Model]:
     model = Model(model_path)
     yield model
     model.close()
-
-
-def passes(model: Model, grammar: str, text: str) -> bool:
-    followed = RealGrammar(model, grammar)
-    for token in model.tokenize(text, add_special=False, parse_special=False):
-        if not followed.allows(token):
-            return False
-        followed.accept(token)
-    return followed.allows(model.eos)
 
 
 @settings(max_examples=200)

@@ -11,8 +11,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -32,11 +30,8 @@ from router.remote import (
     MAX_BYTES,
     Timeouts,
     Upstream,
-    is_usage_chunk,
     trusted_certificates,
-    usage_of,
 )
-from router.remote_body import LONGEST_WAIT, retry_after
 from router.upstreams.health import Health
 from tests.router.fake_upstream import (
     DONE,
@@ -271,42 +266,6 @@ class TestRetries:
         async with upstream(step, total=0.1) as (client, _):
             with pytest.raises(UpstreamUnavailable, match=r"within 0\.1 s"):
                 await client.chat(BODY)
-
-
-class TestRetryAfter:
-    def test_seconds(self) -> None:
-        assert retry_after({"retry-after": " 12 "}) == 12.0
-
-    def test_a_date(self) -> None:
-        later = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-        wait = retry_after({"retry-after": later})
-        assert wait is not None
-        assert 50 < wait <= 60
-
-    def test_a_date_without_zone_is_utc(self) -> None:
-        later = (datetime.now(UTC) + timedelta(seconds=60)).strftime("%a, %d %b %Y %H:%M:%S -0000")
-        wait = retry_after({"retry-after": later})
-        assert wait is not None
-        assert 50 < wait <= 60
-
-    def test_a_past_date_is_now(self) -> None:
-        assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
-
-    def test_a_date_is_read_by_the_clock_of_who_wrote_it(self) -> None:
-        there = datetime.now(UTC) + timedelta(days=400)
-        headers = {
-            "date": format_datetime(there, usegmt=True),
-            "retry-after": format_datetime(there + timedelta(seconds=7), usegmt=True),
-        }
-        assert retry_after(headers) == 7.0
-
-    @pytest.mark.parametrize("value", ["9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
-    def test_what_is_absurd_is_bounded(self, value: str) -> None:
-        assert retry_after({"retry-after": value}) == LONGEST_WAIT
-
-    @pytest.mark.parametrize("value", ["", "soon", "-3", "nan", "1e9", "²"])
-    def test_anything_else_is_nothing(self, value: str) -> None:
-        assert retry_after({"retry-after": value}) is None
 
 
 class TestRefusals:
@@ -704,24 +663,3 @@ class TestTransport:
                 with pytest.raises(UpstreamUnavailable, match="can't be reached"):
                     await client.chat(BODY)
         assert len(proxy.requests) == 1
-
-
-class TestUsage:
-    @pytest.mark.parametrize(
-        ("body", "expected"),
-        [
-            ({}, None),
-            ({"usage": None}, None),
-            ({"usage": 3}, None),
-            ({"usage": {}}, Usage(0, 0)),
-            ({"usage": {"prompt_tokens": 2, "completion_tokens": "3"}}, Usage(2, 0)),
-            ({"usage": {"prompt_tokens": -2, "completion_tokens": 3}}, Usage(0, 3)),
-        ],
-    )
-    def test_counts(self, body: dict[str, Any], expected: Usage | None) -> None:
-        assert usage_of(body) == expected
-
-    def test_a_usage_chunk_has_no_choices(self) -> None:
-        assert is_usage_chunk(USAGE_CHUNK)
-        assert not is_usage_chunk({"choices": [], "usage": None})
-        assert not is_usage_chunk({**USAGE_CHUNK, "choices": [{"index": 0}]})

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from router.answer import Answer
 from router.errors import LedgerError
-from router.ledger import Decided, Label, SqliteLedger
+from router.ledger import Decided, Label, Ledger, SqliteLedger
 from service.books import CAPACITY, Books
 from service.gateway import Gateway
 from service.metrics import Metrics
@@ -326,7 +326,7 @@ async def test_redis_gone_breaks_no_answer(redis_server: RedisServer) -> None:
 
 
 class Stuck:
-    """A ledger that takes its time."""
+    """A ledger that takes its time; nothing else of it is asked for."""
 
     on_this_machine = True
 
@@ -351,7 +351,7 @@ async def test_a_slow_ledger_loses_entries_and_says_so(
 ) -> None:
     monkeypatch.setattr("service.books.SETTLE_SECONDS", 0.01)
     ledger, metrics = Stuck(), Metrics()
-    books = Books(ledger, metrics)  # type: ignore[arg-type]
+    books = Books(cast(Ledger, ledger), metrics)
     books.keep(*(decided(i) for i in range(CAPACITY + 5)))
     with pytest.raises(LedgerError, match="behind"):
         await books.settled()
@@ -371,7 +371,7 @@ async def test_a_bug_is_logged_and_does_not_stop_the_writer(
 ) -> None:
     ledger = Stuck()
     ledger.go_on.set()
-    books = Books(ledger, Metrics())  # type: ignore[arg-type]
+    books = Books(cast(Ledger, ledger), Metrics())
     books.keep(decided(1), Label("id-1", True, "user", 0.0))
     await books.settled()
     assert "internal error" in caplog.text

@@ -26,6 +26,7 @@ from router.engine.messages import (
 from router.errors import EngineError
 from router.json_grammar import json_grammar
 from router.json_schema import schema_grammar
+from tests.router.gbnf import passes
 
 PERSON = {
     "type": "object",
@@ -45,16 +46,6 @@ def model(model_path: Path) -> Iterator[Model]:
     model = Model(model_path)
     yield model
     model.close()
-
-
-def passes(model: Model, grammar: str, text: str) -> bool:
-    """Whether `text`, and nothing more, is what the grammar asks for."""
-    followed = Grammar(model, grammar)
-    for token in model.tokenize(text, add_special=False, parse_special=False):
-        if not followed.allows(token):
-            return False
-        followed.accept(token)
-    return followed.allows(model.eos)
 
 
 TREE = {
