@@ -356,7 +356,7 @@ class Upstream:
             request = httpx.Request(
                 method,
                 self.base_url + path,
-                headers={**self._headers, **headers},
+                headers={**self._headers, **headers} if headers else self._headers,
                 json=payload,
                 extensions=self._extensions,
             )

@@ -215,6 +215,7 @@ class Gateway:
             model_sha256=self.info.model_sha256,
             template_sha256=self.info.template_sha256,
             n_context=self.info.n_context,
+            answer_tokens=self.settings.answer_tokens,
             calibration=calibration,
             upstream=self._upstreams,
             upstream_model=self.settings.upstream_model,

@@ -27,6 +27,7 @@ class Facts:
     model_sha256: str
     template_sha256: str
     n_context: int
+    answer_tokens: int
     calibration: str | None
     upstream: str | None
     upstream_model: str

@@ -22,7 +22,7 @@ from service.parse import parse_chat_request
 from service.query import to_query
 from tests.service.scripted import LOCAL, QUESTION, REMOTE
 
-FACTS = Facts("model", "template", 4096, "sha256:1", "http://up/v1", "big")
+FACTS = Facts("model", "template", 4096, 1024, "sha256:1", "http://up/v1", "big")
 
 
 def query(**fields: Any) -> Query:
@@ -87,6 +87,7 @@ def test_everything_else_in_the_request_does(fields: dict[str, Any]) -> None:
         {"model_sha256": "other"},
         {"template_sha256": "other"},
         {"n_context": 2048},
+        {"answer_tokens": 256},
         {"calibration": None},
         {"calibration": "sha256:2"},
         {"upstream": None},
