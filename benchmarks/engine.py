@@ -26,7 +26,8 @@ resident size during the load, CPU time what the server's processes used meanwhi
 one request that is not streamed and asks for one token, and for one that its cache answers. Of the
 first kind there are two figures. One is of the gateway's own work: its engine's process gives the
 same answer to all, so that no model computes. The other is beside a model that does, which
-competes with it for the caches of the CPU.
+competes with it for the caches of the CPU. How fast the machine is at that hour shows what the web
+stack alone takes: a FastAPI application that gives all the same answer.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from benchmarks.engine_prompts import Messages, Prompt, PromptMaker
 from benchmarks.engine_table import progress, summarise, text
 from benchmarks.processes import cpu_seconds, forget_peaks, tree_cpu_seconds, tree_peak_bytes
 from benchmarks.servers import (
+    BARE,
     OURS,
     READY,
     REPLAYED,
@@ -210,7 +212,7 @@ def measure_gateway(setup: Setup) -> dict[str, Any]:
     """CPU seconds of the gateway's own process for one request.
 
     `beside`: one whose answer the model makes. `own`: one whose answer is replayed. `hit`: one
-    whose answer is in the cache.
+    whose answer is in the cache. `bare`: one that a route of FastAPI's answers that does nothing.
     """
     known = _asked("Say hello.")
     warm_up = [known, *(_asked(f"Say w{i}.") for i in range(32))]
@@ -221,8 +223,11 @@ def measure_gateway(setup: Setup) -> dict[str, Any]:
             beside = _cost(server, unknown)
         with running(REPLAYED, setup, cache=True) as server:
             asyncio.run(_ask_all(server, warm_up))
-            own = _cost(server, unknown)
-            return {"own": own, "beside": beside, "hit": _cost(server, [known] * HITS)}
+            own, hit = _cost(server, unknown), _cost(server, [known] * HITS)
+        with running(BARE, setup) as server:
+            asyncio.run(_ask_all(server, warm_up))
+            bare = _cost(server, unknown)
+        return {"own": own, "beside": beside, "hit": hit, "bare": bare}
     except ServerError as error:
         return {"error": str(error)}
 

@@ -104,7 +104,8 @@ def _gateway(rounds: Sequence[Figures]) -> dict[str, Any]:
     done = [each for each in rounds if "error" not in each]
     found: dict[str, Any] = {"errors": [each["error"] for each in rounds if "error" in each]}
     if done:
-        found |= {name: median(each[name] for each in done) for name in ("own", "beside", "hit")}
+        names = ("own", "beside", "hit", "bare")
+        found |= {name: median(each[name] for each in done) for name in names}
         own = [each["own"] for each in done]
         found |= {"own_lowest": min(own), "own_highest": max(own)}
     return found
@@ -137,6 +138,7 @@ def text(report: Mapping[str, Any], *, markdown: bool = False) -> Iterator[str]:
         yield f"{bullet}the gateway's own work: {own}, {ms['hit']} ms from its cache"
         beside = "while a model computes beside it, which competes for the CPU's caches"
         yield f"{bullet}{beside}: {ms['beside']} ms"
+        yield f"{bullet}a route of FastAPI's that does nothing: {ms['bare']} ms"
     for goal in report["goals"]:
         verdict = "reached" if goal["reached"] else "missed"
         yield f"{bullet}goal: {goal['goal']}: {goal['value']:.3f} {verdict}"

@@ -37,6 +37,8 @@ READY = {OURS: "/readyz", XLLAMACPP: "/health", STOCK: "/v1/models"}
 """The servers in their order, and the path at which each says 200 when it takes requests."""
 REPLAYED = f"{OURS}, replayed"
 """Ours, its engine's process giving the first answer to all: none of these, for it is no rival."""
+BARE = "bare FastAPI"
+"""The web stack alone; no rival either."""
 
 
 class ServerError(Exception):
@@ -66,6 +68,8 @@ class Setup:
     def command(self, server: str, port: int, *, cache: bool = False) -> list[str]:
         """The command line that serves on `port`; ours with its cache of answers or without."""
         model, threads = str(self.model), self.threads
+        if server == BARE:
+            return [sys.executable, "-m", "benchmarks.bare_gateway", str(port)]
         if server in (OURS, REPLAYED):
             module = "router" if server == OURS else "benchmarks.replay_gateway"
             fixed = "--host 127.0.0.1 --ledger off --n-gpu-layers 0" + " --cache-size 0" * (

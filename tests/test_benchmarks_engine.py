@@ -22,6 +22,7 @@ from benchmarks.engine_load import Load, Reply, body, load, reply
 from benchmarks.engine_prompts import Messages, Prompt, PromptMaker
 from benchmarks.engine_table import row, summarise, text
 from benchmarks.servers import (
+    BARE,
     OURS,
     REPLAYED,
     STOCK,
@@ -283,7 +284,11 @@ def rounds() -> list[dict[str, Any]]:
     centre = {OURS: figures(106.0, 0.9), XLLAMACPP: figures(100.0), STOCK: figures(50.0)}
     shared = {OURS: figures(100.0), XLLAMACPP: figures(80.0), STOCK: {"error": "gone"}}
     servers = {name: {"8x30+64": centre[name], "8xshared+64": shared[name]} for name in centre}
-    return [{"servers": servers, "gateway": {"own": 1.4e-3, "beside": 3.1e-3, "hit": 0.4e-3}}]
+    return [{"servers": servers, "gateway": gateway(own=1.4e-3)}]
+
+
+def gateway(own: float) -> dict[str, float]:
+    return {"own": own, "beside": 3.1e-3, "hit": 0.4e-3, "bare": 0.3e-3}
 
 
 def test_goals_are_judged_where_they_were_measured() -> None:
@@ -317,6 +322,7 @@ def test_the_report_says_what_a_reader_should_know() -> None:
     own = "1.40 ms of CPU time a request (1.40-1.40), 0.40 ms from its cache"
     assert f"the gateway's own work: {own}" in lines
     assert "while a model computes beside it, which competes for the CPU's caches: 3.10 ms" in lines
+    assert "a route of FastAPI's that does nothing: 0.30 ms" in lines
     assert f"{STOCK} failed in 8xshared+64, 1 of the rounds: gone" in lines
     assert "xllamacpp's llama.cpp is compiled without AVX512; ours has that" in lines
     assert any("busy" in line for line in lines)
@@ -333,7 +339,7 @@ def test_markdown_has_the_rows_of_the_page() -> None:
 
 def test_the_gateway_may_be_measured_alone() -> None:
     alone: list[dict[str, Any]] = [
-        {"servers": {}, "gateway": {"own": 1.6e-3, "beside": 3.1e-3, "hit": 0.4e-3}},
+        {"servers": {}, "gateway": gateway(own=1.6e-3)},
         {"servers": {}},
     ]
     lines = list(text({**report(), "rounds": alone, **summarise(alone)}))
@@ -371,6 +377,13 @@ def test_a_replayed_gateway_gives_all_the_first_answer(model_path: Path) -> None
         first, second = (client.post("/v1/chat/completions", json=each).json() for each in asked)
     assert first["choices"] == second["choices"]
     assert first["usage"]["prompt_tokens"] == second["usage"]["prompt_tokens"]
+
+
+def test_the_web_stack_alone_answers_too() -> None:
+    with running(BARE, Setup(Path("none.gguf"), 1, None)) as server:
+        asked = body([Message("user", "Say a.")], 1, stream=False)
+        answered = httpx.post(f"{server.url}/v1/chat/completions", json=asked)
+    assert answered.json()["choices"][0]["message"]["content"]
 
 
 def test_without_a_python_for_them_peers_fail_in_every_cell() -> None:
