@@ -161,6 +161,21 @@ class Settings(BaseSettings):
         default="",
         description="File of rules for what must not leave the machine because of what it says",
     )
+    presidio_model: str = Field(
+        default="",
+        description="spaCy model with which Presidio finds what must not leave; empty: none",
+    )
+    presidio_entities: str = Field(
+        default="",
+        description="What Presidio looks for, such as PERSON,PHONE_NUMBER; empty: all it should",
+    )
+    presidio_score: float = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Score from which on what Presidio finds counts",
+    )
     audit_rate: float = Field(
         default=0.01,
         ge=0,

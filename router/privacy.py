@@ -42,7 +42,7 @@ class Rules:
 
         All texts of the request are searched, names of fields excepted, and data URLs (images).
         """
-        texts = list(_texts(body))
+        texts = list(texts_of(body))
         for rule in self._rules:
             if any(rule.finds(text) for text in texts):
                 return rule.name
@@ -86,16 +86,17 @@ def _rules(path: Path, lines: Iterable[str]) -> Iterator[Rule]:
             ) from error
 
 
-def _texts(value: object) -> Iterator[str]:
+def texts_of(value: object) -> Iterator[str]:
+    """Yield all texts of a request, names of fields excepted, and data URLs (images)."""
     if isinstance(value, str):
         if not value.startswith("data:"):
             yield value
     elif isinstance(value, Mapping):
         for each in value.values():
-            yield from _texts(each)
+            yield from texts_of(each)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _texts(each)
+            yield from texts_of(each)
 
 
 def _searching(pattern: str) -> Finder:

@@ -19,6 +19,7 @@ from router.config import Settings
 from router.errors import RouterError
 from router.ledger import open_ledger
 from router.live import Live
+from router.personal_data import open_personal_data
 from router.pipeline import build_pipeline
 from router.tracing import Tracing
 from service import logs
@@ -104,6 +105,9 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
             await gate.start()
             stack.push_async_callback(tracing.close)
             tracing.start(settings)
+            personal = await open_personal_data(settings)
+            if personal is not None:
+                stack.callback(personal.close)
             ledger = await open_ledger(settings)
             if ledger is not None:
                 stack.push_async_callback(ledger.close)
@@ -134,6 +138,7 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
                 books=books,
                 auditor=auditor,
                 rules=rules,
+                personal=personal,
                 limits=limits,
             )
             app.state.gateway = gateway

@@ -17,6 +17,7 @@ from router.config import Settings
 from router.engine.messages import EngineInfo, TextDelta
 from router.errors import ConfigError
 from router.live_watch import LiveReport
+from router.personal_data import PersonalData
 from router.privacy import Rules, read_rules
 from router.reload import Reloaded
 from router.tracing import span
@@ -82,7 +83,8 @@ class Gateway:
 
     `pipeline` has been started. Who made it, the cache and the ledger of the `books` closes them,
     after `close`. Without `books` nothing is recorded, without an `auditor` nothing is audited,
-    without `rules` a query is `local_only` only if it says so. `limits` default to this process's.
+    without `rules` and `personal` a query is `local_only` only if it says so. `limits` default to
+    this process's.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Gateway:
         books: Books | None = None,
         auditor: Auditor | None = None,
         rules: Rules | None = None,
+        personal: PersonalData | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.settings = settings
@@ -106,6 +109,7 @@ class Gateway:
         self.auditor = auditor
         self.limits = MemoryLimits() if limits is None else limits
         self._rules = rules
+        self._personal = personal
         self.info: EngineInfo = pipeline.engine.info
         self.created = int(time.time())
         self.draining = False
@@ -170,14 +174,16 @@ class Gateway:
             await self.auditor.close()
         await self.books.close()
 
-    def private(self, query: Query) -> Query:
-        """Return `query`, `local_only` where the rules find what must not leave the machine.
+    async def private(self, query: Query) -> Query:
+        """Return `query`, `local_only` where a rule finds what must not leave the machine.
 
         Raises ApiError when it asks for the mode ``remote`` nevertheless.
         """
-        if self._rules is None or query.local_only:
+        if query.local_only:
             return query
-        rule = self._rules.match(query.body)
+        rule = None if self._rules is None else self._rules.match(query.body)
+        if rule is None and self._personal is not None:
+            rule = await self._personal.match(query.body)
         if rule is None:
             return query
         if query.mode == "remote":

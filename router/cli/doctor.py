@@ -82,11 +82,13 @@ async def _collect(settings: Settings, *, as_json: bool) -> list[Finding]:
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """Yield one finding per part. Redis and upstream only when they are set."""
+    """Yield one finding per part. Presidio, Redis and upstream only when set."""
     yield await guarded("python", check_python)
     yield await guarded("build", check_build)
     async for finding in _examine_model(settings):
         yield finding
+    if settings.presidio_model:
+        yield await guarded("presidio", lambda: check_presidio(settings))
     if settings.redis_url is not None:
         yield await guarded("redis", lambda: check_redis(str(settings.redis_url)))
     for entry in settings.upstream_entries():
@@ -193,6 +195,20 @@ async def check_calibration(info: EngineInfo, settings: Settings) -> Finding:
         return Finding("calibration", "warn", "; ".join(warnings))
     detail = "; ".join(["matches: " + describe_calibration(calibration), *warnings])
     return Finding("calibration", "warn" if warnings else "ok", detail)
+
+
+async def check_presidio(settings: Settings) -> Finding:
+    """Load it as `serve` would; what it would search for."""
+    from router.personal_data import open_personal_data  # noqa: PLC0415
+
+    personal = await open_personal_data(settings)
+    if personal is None:
+        return Finding("presidio", "ok", "off")
+    personal.close()
+    model = f"{settings.presidio_model} (language {personal.language})"
+    finds = ", ".join(personal.entities)
+    score = f"{settings.presidio_score:g}"
+    return Finding("presidio", "ok", f"{model} finds {finds} with a score of at least {score}")
 
 
 async def check_redis(url: str, *, timeout: float = 3.0) -> Finding:

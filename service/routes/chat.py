@@ -57,7 +57,7 @@ async def respond(request: Request, asked: Parsed[ChatRequest], form: Form) -> R
         stream_mode=gateway.settings.stream_mode,
         local_tools=gateway.settings.local_tools == "on",
     )
-    query = gateway.private(query)
+    query = await gateway.private(query)
     use = gateway.cache_use(query, request.headers)
     envelope = Envelope.new(gateway.info, form.new_id())
     if chat.stream:

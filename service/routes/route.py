@@ -39,7 +39,7 @@ async def route(request: Request, gateway: GatewayDep) -> Response:
         account=account,
         local_tools=gateway.settings.local_tools == "on",
     )
-    query = gateway.private(query)
+    query = await gateway.private(query)
     served = await until_disconnect(request, gateway.route(query))
     body = route_decision(served.answer, Envelope.new(gateway.info), served.cache)
     return StrictJSONResponse(body, headers=router_headers(served.answer.decision, served.cache))

@@ -13,10 +13,12 @@ import pytest
 from redis import Redis
 
 from tests.e2e.conftest import Gateway
+from tests.names_model import NAME, save_names_model
 from tests.redis_server import RedisServer
 
 SECRET = "zanzibar-4711"
 MAILED = "quagga@example.org"
+CARD = "4111 1111 1111 1111"
 PRIVATE: list[dict[str, Any]] = [
     {"router": {"local_only": True}},
     {"router": {"local_only": True, "threshold": 1.0}},
@@ -79,6 +81,7 @@ def gateway(
         "audit-rate": "1",
         "log-level": "debug",
         "local-only-rules": str(folder / "rules.txt"),
+        "presidio-model": save_names_model(folder / "names"),
         "context": "512",
         "slots": "2",
     }
@@ -99,9 +102,13 @@ def test_nothing_private_leaves(gateway: Gateway, capture: Capture, redis: Redis
         reply = ask(gateway, f"Repeat: {SECRET} {i}", **fields)
         assert reply.status_code == (400 if "tools" in fields else 200), reply.text
     ways: list[dict[str, Any]] = [{}, {"router": {"threshold": 1.0}}, {"stream": True}]
-    for i, fields in enumerate(ways):
-        assert ask(gateway, f"Repeat: {MAILED} {i}", **fields).status_code == 200
-    assert ask(gateway, f"Repeat: {MAILED}", model="remote").status_code == 400
+    for found in (MAILED, CARD, NAME):
+        for i, fields in enumerate(ways):
+            assert ask(gateway, f"Repeat: {found}, {i}", **fields).status_code == 200
+        refused = ask(gateway, f"Repeat: {found}", model="remote")
+        assert refused.json()["error"]["code"] == "kept_local"
+        tool = {"type": "function", "function": {"name": "f", "description": f"Asks {found}"}}
+        assert ask(gateway, "Use the tool.", tools=[tool]).status_code == 400
 
     # What is not private does leave: the upstream, the audit and Redis are there and work.
     for _ in range(2):
@@ -118,7 +125,7 @@ def test_nothing_private_leaves(gateway: Gateway, capture: Capture, redis: Redis
     client.close()
     assert b"router:2:" in stored
     for place in (sent, stored, gateway.log.read_bytes()):
-        for private in (SECRET, MAILED, "zanzibar", "quagga"):
+        for private in (SECRET, MAILED, CARD, NAME, "zanzibar", "quagga", *NAME.split()):
             assert private.encode() not in place
     cached = [line for line in stored.split(b"\n") if line.startswith(b"router:2:")]
     assert len(cached) == 2, "one for each public question"

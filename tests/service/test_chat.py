@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from router.answer import Answer
+from router.errors import ConfigError
 from service.parse import parse_chat_request
 from service.query import to_query
 from tests.service.scripted import INFO, LOCAL, QUESTION, REMOTE, ScriptedPipeline, client_of
@@ -246,6 +248,17 @@ async def test_a_rule_keeps_what_it_finds_local(rules: str, text: str, stays: bo
             body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
             assert (await client.post(path, json=body)).status_code == 200
     assert [query.local_only for query in pipeline.queries] == [stays, stays]
+
+
+async def test_a_gateway_that_can_not_search_as_it_is_told_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "router.presidio", raising=False)
+    monkeypatch.delattr("router.presidio", raising=False)
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(ConfigError, match=r"pip install 'seek-stronger\[presidio\]'"):
+        async with client_of(ScriptedPipeline(), presidio_model="en_core_web_sm"):
+            pass
 
 
 async def test_what_a_rule_keeps_can_not_be_asked_of_the_upstream(rules: str) -> None:
