@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -191,8 +192,13 @@ def degraded(wanted: Decision, reason: Reason) -> Decision:
 
 def _known(scores: Mapping[str, float]) -> dict[str, float]:
     """Those that are known, and those that every answer has, known or not."""
-    always = {name for name in estimator_names() if not get_estimator(name).needs}
+    always = _needing_nothing(estimator_names())
     return {name: score for name, score in scores.items() if math.isfinite(score) or name in always}
+
+
+@functools.lru_cache(maxsize=4)  # asked of every answer
+def _needing_nothing(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name for name in names if not get_estimator(name).needs)
 
 
 def _by_rule(

@@ -114,9 +114,11 @@ def with_calls(completion: Completion, names: Collection[str] | None) -> Complet
 
 
 def is_malformed(trace: Trace, names: Collection[str] | None) -> bool:
-    """Whether an answer tries to call a tool of `names` and fails."""
+    """Whether an answer tries to call a tool of `names` and fails; None stands for no tools."""
+    if names is None:
+        return False
     try:
-        read_calls("" if names is None else trace.text, names)
+        read_calls(trace.text, names)
     except MalformedCallError:
         return True
     return False
