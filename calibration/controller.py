@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from calibration.errors import CalibrationError
 from calibration.thresholds import ESCALATE_ALL
 
@@ -251,8 +253,12 @@ class EscalationController:
 
     def _scores(self, state: ControllerState) -> list[float]:
         """The window, least sure first: what is left of the reference, and the live scores."""
-        live = [_sureness(score) for score in state.scores[-self.window :]]
-        return sorted([*self._start[len(live) :], *live])
+        live = state.scores[-self.window :]
+        window = np.array([*self._start[len(live) :], *live])
+        window[np.isnan(window)] = _LEAST_SURE
+        window.sort()
+        ascending: list[float] = window.tolist()
+        return ascending
 
 
 def _below(scores: list[float], share: float, *, take_ties: bool) -> float:
