@@ -390,13 +390,17 @@ def _logistic_path(
     z: NDArray[np.floating[Any]], wrong: BoolArray, inverse_penalties: Sequence[float]
 ) -> list[tuple[FloatArray, float]]:
     """Weights and intercept for each C, ascending; each starts from the one before."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  see the docstring
+    from sklearn import config_context  # noqa: PLC0415  see the docstring
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
 
     model = LogisticRegression(warm_start=True, max_iter=5000)
     path = []
-    for c in inverse_penalties:
-        model.set_params(C=c).fit(z, wrong)
-        path.append((model.coef_[0].astype(np.float64), float(model.intercept_[0])))
+    # Checks of what was checked before take longer than a small fit itself.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        for c in inverse_penalties:
+            model.C = c
+            model.fit(z, wrong)
+            path.append((model.coef_[0].astype(np.float64), float(model.intercept_[0])))
     return path
 
 
