@@ -21,6 +21,9 @@ from calibration.trained import (
 from tests.calibration.test_fit import make_records
 from tests.calibration.told import LAYERS, N_LAYER, answers_of, with_p_true, with_states
 
+trains = pytest.mark.no_cover
+"""Tracing each call in scikit-learn takes as long as training; the others cover the same lines."""
+
 
 class TestKinds:
     def test_each_reads_its_place_and_layers(self) -> None:
@@ -69,7 +72,7 @@ class TestFolds:
 
 
 class TestTrain:
-    @pytest.mark.parametrize("groups", [1, 4])
+    @pytest.mark.parametrize("groups", [pytest.param(1, marks=trains), 4])
     def test_a_direction_in_the_states_is_found(self, groups: int) -> None:
         answers = answers_of(with_states(make_records(300)), groups=groups)
         learned, honest = train(answers)
@@ -81,6 +84,7 @@ class TestTrain:
         assert quality["linear_probe"] > quality["p_ik"] > 0.75
         assert quality["stack"] > quality["linear_probe"] - 0.005
 
+    @trains
     def test_what_nothing_tells_is_not_found(self) -> None:
         found: dict[str, list[float]] = {}
         for seed in range(4):
@@ -115,6 +119,7 @@ class TestTrain:
         assert again[folds == 0].tolist() == honest[folds == 0].tolist()
         assert (again[folds != 0] != honest[folds != 0]).any()
 
+    @trains
     def test_is_the_same_again(self) -> None:
         answers = answers_of(with_states(make_records(120)))
         one, other = train(answers, seed=3), train(answers, seed=3)
@@ -122,6 +127,7 @@ class TestTrain:
             assert scores.tolist() == other[1][name].tolist()
         assert one[0].stacks["stack"] == other[0].stacks["stack"]
 
+    @trains
     def test_an_answer_without_states_is_unknown_to_probes(self) -> None:
         records = with_states(make_records(160))
         records[0] = replace(records[0], trace=replace(records[0].trace, hidden=None))
