@@ -19,8 +19,11 @@ from uq.trace import Trace
 pytestmark = pytest.mark.model
 
 SYSTEM = "You answer in one short sentence. " + " ".join(
-    f"Rule {i}: never mention the number {i * 7}." for i in range(30)
+    f"Rule {i}: never mention the number {i * 7}." for i in range(15)
 )
+
+READ_ONCE = 150
+"""It has a few more tokens than these."""
 
 
 @contextlib.asynccontextmanager
@@ -57,7 +60,7 @@ async def test_a_chat_reads_little_more_than_what_is_new(model_path: Path) -> No
     async with running(model_path) as engine, running(model_path) as fresh:
         said: list[str] = []
         lengths = [0]
-        for turn in range(10):
+        for turn in range(6):
             said.append(f"Name animal number {turn}.")
             before = await n_read(engine)
             completion = await engine.generate(asked(*said, max_tokens=6))
@@ -67,7 +70,7 @@ async def test_a_chat_reads_little_more_than_what_is_new(model_path: Path) -> No
             if turn > 0:
                 assert read <= new + 3
             lengths.append(completion.trace.n_prompt)
-            if turn == 9:
+            if turn == 5:
                 alone = await fresh.generate(asked(*said, max_tokens=6))
                 assert alone.n_reused == 0
                 assert_same(completion.trace, alone.trace)
@@ -80,7 +83,7 @@ async def test_another_tenant_reads_everything_itself(model_path: Path) -> None:
         theirs = await engine.generate(asked("Hello?", tenant="theirs"))
         again = await engine.generate(asked("Hello!", tenant="mine"))
         assert (mine.n_reused, theirs.n_reused) == (0, 0)
-        assert again.n_reused > 300
+        assert again.n_reused > READ_ONCE
         assert_same(mine.trace, theirs.trace)
 
 
@@ -98,8 +101,8 @@ async def test_a_shared_system_prompt_is_read_once(model_path: Path) -> None:
     questions = ["What is red?", "Where is Rome?", "Who was Newton?", "Why is the sky blue?"]
     async with running(model_path) as engine, running(model_path, slots=1) as one:
         together = await asyncio.gather(*(engine.generate(asked(q)) for q in questions))
-        own = [c.trace.n_prompt - 300 for c in together]
-        assert await n_read(engine) <= 300 + sum(own)
+        own = [c.trace.n_prompt - READ_ONCE for c in together]
+        assert await n_read(engine) <= READ_ONCE + sum(own)
         for question, completion in zip(questions, together, strict=True):
             assert_same(completion.trace, (await one.generate(asked(question))).trace)
 
@@ -131,5 +134,5 @@ async def test_a_system_prompt_on_disk_outlives_the_engine(
         theirs = await engine.generate(asked("Where is Rome?", tenant="theirs"))
     first, second = answers
     assert (first.n_reused, theirs.n_reused) == (0, 0)
-    assert second.n_reused > 300
+    assert second.n_reused > READ_ONCE
     assert_same(second.trace, theirs.trace)

@@ -28,7 +28,7 @@ def config(model_path: Path, **options: Any) -> EngineConfig:
     return dataclasses.replace(small, **options)
 
 
-@pytest.mark.parametrize(("speculative", "n"), [("off", 60), ("lookup", 24)])
+@pytest.mark.parametrize(("speculative", "n"), [("off", 32), ("lookup", 16)])
 async def test_nothing_is_kept(model_path: Path, speculative: str, n: int) -> None:
     engine = LocalEngine(config(model_path, speculative=speculative))
     await engine.start()
