@@ -161,7 +161,7 @@ async def test_the_engine_killed_leaves_the_gateway_up(gateway: Gateway, number:
                 client.post(
                     "/v1/chat/completions",
                     json=body(
-                        STORY.format((number, i)), model=model, max_tokens=100, **NEVER_ENDING
+                        STORY.format((number, i)), model=model, max_tokens=60, **NEVER_ENDING
                     ),
                 )
             )

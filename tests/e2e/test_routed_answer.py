@@ -15,7 +15,7 @@ from calibration.datasets import builtin
 from tests.e2e.conftest import Gateway
 
 # Questions of another seed than the one the shipped calibration was made with.
-ITEMS = builtin.generate(seed=1)[::100]
+ITEMS = builtin.generate(seed=1)[::150]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_callers_own_policy(client: RouterClient) -> None:
 
 
 def test_what_the_small_model_can_not_do_goes_remote(client: RouterClient) -> None:
-    long = client.ask("word " * 1500 + "How many words?", max_tokens=8, mode="auto", stop=["\n"])
+    long = client.ask("word " * 1050 + "How many words?", max_tokens=8, mode="auto", stop=["\n"])
     assert long.router.reason == "capability"
 
 
