@@ -265,6 +265,7 @@ class TestDrift:
         assert n == late
 
 
+@pytest.mark.no_cover  # other tests cover what it calls: tracing that would take longest
 class TestCommand:
     def test_prints_tables_that_are_whole(
         self,

@@ -300,6 +300,7 @@ class TestPopulations:
             read_records(path)
 
 
+@pytest.mark.no_cover  # other tests cover what it calls: tracing that would take longest
 def test_a_run_from_files_to_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +341,7 @@ def test_a_run_from_files_to_tables(
         )
 
 
+@pytest.mark.no_cover
 def test_the_same_records_give_the_same_figures() -> None:
     population = recorded_population(mmlu_items(100), "llama3.2-1b", "gpt-4o")
     routers, how = (QUERY_ROUTER, PERPLEXITY_ROUTER), Settings(n_boot=50)

@@ -1,7 +1,7 @@
 """A small model that knows colours by a script, questions for it, and a large one to ask.
 
 Whoever calibrates it needs no weights: `local_model` stands in for the engine. Intervals are then
-of few resamples.
+of few resamples, and stacks choose between few penalties.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner, Result
 
 from calibration.fit import fit_calibration
+from calibration.stack import fit_stack
 from router.cli import main
 from router.config import Settings
 from router.engine.messages import (
@@ -101,9 +102,13 @@ def put_in_place(patch: pytest.MonkeyPatch) -> LocalModel:
         yield model
 
     patch.setattr("router.cli.collecting.open_engine", opened)
-    defaults = fit_calibration.__kwdefaults__
-    assert defaults is not None
-    patch.setitem(defaults, "n_boot", 20)  # with as many as usual it takes half as long again
+    # With as many of either as usual it takes twice as long.
+    for defaults, name, value in (
+        (fit_calibration.__kwdefaults__, "n_boot", 20),
+        (fit_stack.__kwdefaults__, "inverse_penalties", (0.01, 1.0)),
+    ):
+        assert defaults is not None
+        patch.setitem(defaults, name, value)
     return model
 
 

@@ -205,6 +205,7 @@ def test_a_resumed_run_asks_the_rest(tmp_path: Path, engine: LocalEngine) -> Non
     assert found["curves"]["pooled"]["upstream"] == {"own": "huge"}
 
 
+@pytest.mark.no_cover  # tracing takes as long as training, which other tests cover
 @pytest.mark.model
 def test_trained_estimators_are_fitted_on_the_other_sets(
     tmp_path: Path, engine: LocalEngine

@@ -40,6 +40,9 @@ from tests.router.samples import trace
 
 __all__ = ["local_model"]  # a fixture
 
+more_of_the_same = pytest.mark.no_cover
+"""Tracing a fit takes as long as the fit; the tests without this mark cover the same lines."""
+
 QUICK = ("--signals", "none", "--method", "perplexity", "--calibrator", "platt")
 
 
@@ -136,6 +139,7 @@ class TestRecordedOutcomes:
 
 
 class TestAskedOutcomes:
+    @more_of_the_same
     def test_the_upstream_is_asked_once(self, gold: Path, local_model: LocalModel) -> None:
         def reply(prompt: str) -> str | Step:
             return cut_answer("Well") if prompt == "Name colour 7." else knows(prompt)
@@ -238,6 +242,7 @@ class TestCost:
         found = cost_model(targets, labelled(gold, upstream_usd=0.25), settings, None, None)
         assert found == CostModel(0.25)
 
+    @more_of_the_same
     def test_a_budget_a_day(self, gold: Path, local_model: LocalModel) -> None:
         words = ("--target", "cost=4/day", "--usd-per-escalation", "0.01")
         result = calibrated(gold, *words, "--queries-per-day", "1000")
@@ -288,6 +293,7 @@ class TestLabelsByTheLargeModel:
         assert made.population == "the 250 questions of traffic.jsonl"
         assert made.holdout["n_match"] == N
 
+    @more_of_the_same
     def test_without_one_it_still_says_whose_labels(self, traffic: Path) -> None:
         with large_model(knows) as server:
             result = calibrated(traffic, "--labels", "llm", *at(server))
@@ -338,6 +344,7 @@ class TestLabelsByTheLargeModel:
         assert noted["left_out"] == {"cut": 2, "no verdict": 1}
         assert noted["repeated"] == 1
 
+    @more_of_the_same
     def test_a_judges_verdicts_are_no_part_of_the_price(self, traffic: Path) -> None:
         def reply(prompt: str) -> str:
             found = re.search(r"Name colour (\d+)\.", prompt)

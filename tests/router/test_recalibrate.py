@@ -42,6 +42,9 @@ SURE = 0.06
 
 pytestmark = pytest.mark.usefixtures("local_model")
 
+more_of_the_same = pytest.mark.no_cover
+"""Tracing a fit takes as long as the fit; the tests without this mark cover the same lines."""
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -148,6 +151,7 @@ class TestLearning:
         assert run("calibration", "rollback", "--calibration", data.parent / "made").exit_code == 0
         assert in_use(data).id == old.id
 
+    @more_of_the_same
     def test_old_labels_count_for_less(self, data: Path) -> None:
         old = in_use(data)
         sure = {"perplexity": SURE}
@@ -185,6 +189,7 @@ class TestLearning:
             "certified for the 250 questions of own.jsonl."
         )
 
+    @more_of_the_same
     def test_what_the_large_model_was_known_to_get_right(self, data: Path) -> None:
         written(data, [question(i, llm={"a": i % 2 > 0, "b": True}) for i in range(N)])
         old = calibrated(data, "--target", "loss=0.2", "--llm", "a")
