@@ -60,7 +60,7 @@ class Gateway:
         """Ask it to stop, as Ctrl-C does; returns its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(15)
+        return self.process.wait(60)
 
     def kill(self) -> None:
         assert self.process is not None
