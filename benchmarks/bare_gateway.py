@@ -6,6 +6,7 @@ What it takes of the CPU is the web stack's, and nothing that the gateway does w
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -13,21 +14,9 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse
 
-ANSWER: dict[str, Any] = {
-    "id": "chatcmpl-0",
-    "object": "chat.completion",
-    "created": 0,
-    "model": "bare",
-    "choices": [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "Hello"},
-            "logprobs": None,
-            "finish_reason": "length",
-        }
-    ],
-    "usage": {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9},
-}
+from benchmarks.gateway_upstream import whole_answer
+
+ANSWER: dict[str, Any] = json.loads(whole_answer().partition(b"\r\n\r\n")[2])
 
 app = FastAPI()
 

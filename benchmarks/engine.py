@@ -26,8 +26,8 @@ resident size during the load, CPU time what the server's processes used meanwhi
 one request that is not streamed and asks for one token, and for one that its cache answers. Of the
 first kind there are two figures. One is of the gateway's own work: its engine's process gives the
 same answer to all, so that no model computes. The other is beside a model that does, which
-competes with it for the caches of the CPU. How fast the machine is at that hour shows what the web
-stack alone takes: a FastAPI application that gives all the same answer.
+competes with it for the caches of the CPU. What the web stack alone takes at that hour, a FastAPI
+application that gives all the same answer, stands beside them: machines, and hours, differ.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import spacy
+from spacy.pipeline import EntityRuler
 
 NAME = "Wilhelmina Quokka"
 
@@ -13,7 +15,11 @@ def save_names_model(folder: Path, *, lang: str = "en", label: str = "PERSON") -
     """Make a model that marks NAME, and a sum of money; return the folder it lies in."""
     nlp = spacy.blank(lang)
     marks = nlp.add_pipe("entity_ruler")
-    patterns = [{"label": label, "pattern": NAME}, {"label": "MONEY", "pattern": "ten guilders"}]
-    marks.add_patterns(patterns)  # type: ignore[attr-defined]  # pipes have no common type
+    patterns: list[dict[str, str | list[dict[str, Any]]]] = [
+        {"label": label, "pattern": NAME},
+        {"label": "MONEY", "pattern": "ten guilders"},
+    ]
+    assert isinstance(marks, EntityRuler)
+    marks.add_patterns(patterns)
     nlp.to_disk(folder)
     return str(folder)

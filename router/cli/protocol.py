@@ -39,7 +39,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._too_slow: asyncio.TimerHandle | None = None
         self._too_large = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         self._hang_up_in(HEAD_SECONDS)
 
