@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from router.bounded import bounded
 from service.claims import LEASE, UNSHARED, Claim, RedisClaim
 
 logger = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class RedisCache:
         if self._clock() < self._retry_at:
             return None
         try:
-            async with asyncio.timeout(2 * self._timeout):
+            async with bounded(2 * self._timeout):
                 value = await self._redis.get(KEY_PREFIX + key)
         except (RedisError, OSError) as exc:
             self._fault("get", exc)
@@ -209,7 +210,7 @@ class RedisCache:
         if len(value) > MAX_VALUE_BYTES or self._clock() < self._retry_at:
             return
         try:
-            async with asyncio.timeout(2 * self._timeout):
+            async with bounded(2 * self._timeout):
                 await self._redis.set(KEY_PREFIX + key, value, ex=self._ttl)
         except (RedisError, OSError) as exc:
             self._fault("put", exc)
@@ -221,7 +222,7 @@ class RedisCache:
             return UNSHARED
         lock = self._redis.lock(CLAIM_PREFIX + key, timeout=LEASE, blocking=False)
         try:
-            async with asyncio.timeout(2 * self._timeout):
+            async with bounded(2 * self._timeout):
                 ours = await lock.acquire()
         except (RedisError, OSError) as exc:
             self._fault("claim", exc)

@@ -12,10 +12,15 @@ from typing import Protocol, TypeVar
 from redis.asyncio.lock import Lock
 from redis.exceptions import RedisError
 
+from router.bounded import bounded
+
 T = TypeVar("T")
 
 LEASE = 6.0
 """Seconds a claim outlives a gateway that died with it."""
+
+RENEWAL = LEASE / 3
+"""Seconds between two renewals of a claim that is held."""
 
 PATIENCE = 60.0
 """Seconds to wait for another gateway's answer before making one of our own."""
@@ -70,13 +75,15 @@ class RedisClaim:
         self._renewing.cancel()
         await asyncio.gather(self._renewing, return_exceptions=True)
         with contextlib.suppress(RedisError, OSError, TimeoutError):  # then its lease ends it
-            await self._lock.release()
+            async with bounded(LEASE):
+                await self._lock.release()
 
     async def _renew(self) -> None:
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             while True:
-                await asyncio.sleep(LEASE / 3)
-                await self._lock.reacquire()
+                await asyncio.sleep(RENEWAL)
+                async with bounded(LEASE):
+                    await self._lock.reacquire()
 
 
 @asynccontextmanager

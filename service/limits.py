@@ -11,7 +11,6 @@ While Redis does not work each process goes on with what it last knew.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -26,6 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from router.account import Account
+from router.bounded import bounded
 from router.config import Settings
 from router.errors import ConfigError
 from service.errors import ApiError
@@ -207,7 +207,7 @@ class RedisLimits:
             return None
         limits = (account.requests_per_minute or 0, account.tokens_per_minute or 0)
         try:
-            async with asyncio.timeout(2 * self._timeout):
+            async with bounded(2 * self._timeout):
                 said = await self._script(
                     keys=[KEY_PREFIX + account.id], args=[*limits, take, charge]
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from router.bounded import bounded
 from router.budgets.base import (
     KEPT_SECONDS,
     PEER_SECONDS,
@@ -181,7 +181,7 @@ class RedisStore:
     @contextlib.asynccontextmanager
     async def _faults(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(2 * self._timeout):
+            async with bounded(2 * self._timeout):
                 yield
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
             what = str(error) or type(error).__name__

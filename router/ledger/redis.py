@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, WatchError
 
+from router.bounded import bounded
 from router.errors import LedgerError
 from router.ledger.base import DEFAULT_DAYS, DEFAULT_ROWS, Change, State
 from router.ledger.entries import (
@@ -262,7 +263,7 @@ class RedisLedger:
     @contextlib.asynccontextmanager
     async def _faults(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(5 * self._timeout):
+            async with bounded(5 * self._timeout):
                 yield
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
             what = str(error) or type(error).__name__
