@@ -30,6 +30,9 @@ log = logging.getLogger("router.server")
 CUT_SECONDS = 1
 """What requests that were told to break off may still take."""
 
+CLOSE_SECONDS = 15
+"""What closing may take after that. A service manager would kill a process that hangs, unseen."""
+
 
 class Service(Protocol):
     """What is served, as far as its end is concerned."""
@@ -222,9 +225,13 @@ class _Server(uvicorn.Server):
         if service is not None:
             service.drain()
         await self._finish_requests()
-        if service is not None:
-            await service.cut()
-        await super().shutdown(sockets)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                if service is not None:
+                    await service.cut()
+                await super().shutdown(sockets)
+        except TimeoutError:
+            log.error("closing took longer than %d s; what hangs is broken off", CLOSE_SECONDS)
         self._while_serving.close()
 
     async def _finish_requests(self) -> None:

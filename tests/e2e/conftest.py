@@ -60,7 +60,11 @@ class Gateway:
         """Ask it to stop, as Ctrl-C does; returns its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.kill()  # or it would trouble the tests that follow
+            raise
 
     def kill(self) -> None:
         assert self.process is not None

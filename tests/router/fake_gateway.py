@@ -1,7 +1,8 @@
 """`router.cli.server` with a small application: ``python -m tests.router.fake_gateway MODE``.
 
 MODE is what the start-up does: ``fine``, ``slow`` (never ready), ``interrupted``, ``model-error``
-or ``crash``; or ``hung-up``: a SIGHUP comes meanwhile, and the answer to the first one fails.
+or ``crash``; or ``hung-up``: a SIGHUP comes meanwhile, and the answer to the first one fails. With
+``stuck`` it closes only when it is broken off.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ def build(mode: str) -> Starlette:
         if mode == "crash":
             raise ZeroDivisionError("a bug")
         yield
-        print("closed", flush=True)
+        try:
+            if mode == "stuck":
+                await asyncio.sleep(60)
+        finally:
+            print("closed", flush=True)
 
     async def hello(_: Request) -> PlainTextResponse:
         return PlainTextResponse("hello")

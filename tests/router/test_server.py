@@ -100,6 +100,18 @@ class TestInThisProcess:
         assert answers == ["hello"]
         assert signal.getsignal(signal.SIGTERM) is before
 
+    def test_closing_that_hangs_is_broken_off_and_said(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("router.cli.server.CLOSE_SECONDS", 0.2)
+        with closing(bind("127.0.0.1", 0)) as bound:
+            run(build("stuck"), bound, _visit(bound, signal.SIGINT, []), log_level="error")
+        assert "what hangs is broken off" in caplog.text
+        assert "closed" in capfd.readouterr().out
+
     def test_the_garbage_collector_is_left_as_it_was(self) -> None:
         usual, frozen, seen = gc.get_threshold(), gc.get_freeze_count(), []
         answers: list[str] = []
