@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from router.config import Settings, listens_here_only
@@ -28,9 +28,16 @@ _LABEL = 13
 
 
 def banner(
-    info: EngineInfo, calibration: CalibrationFacts | None, settings: Settings, url: str
+    info: EngineInfo,
+    calibration: CalibrationFacts | None,
+    settings: Settings,
+    url: str,
+    warnings: Sequence[str] = (),
 ) -> list[str]:
-    """Return the lines: what is loaded, where it listens, and one `curl` to try."""
+    """Return the lines: what is loaded, where it listens, and one `curl` to try.
+
+    `warnings` are what an operator should know of the calibration.
+    """
     rows = {
         "model": f"{describe_model(info)}, {settings.model}",
         "engine": f"{info.offload}, {info.n_threads} threads, {info.n_slots} slots of "
@@ -41,7 +48,8 @@ def banner(
         "access": _access(settings),
         "listening": url,
     }
-    return [*(f"  {name:<{_LABEL}}{text}" for name, text in rows.items()), "", "  try", _curl(url)]
+    told = [*rows.items(), *(("warning", text) for text in warnings)]
+    return [*(f"  {name:<{_LABEL}}{text}" for name, text in told), "", "  try", _curl(url)]
 
 
 def describe_model(info: EngineInfo) -> str:

@@ -35,7 +35,14 @@ def serve(settings: Settings) -> None:
         def ready() -> None:
             gateway = app.state.gateway
             click.echo(f"seek-stronger {version('seek-stronger')}")
-            for line in banner(gateway.info, gateway.calibration, settings, url):
+            lines = banner(
+                gateway.info,
+                gateway.calibration,
+                settings,
+                url,
+                warnings=gateway.pipeline.warnings,
+            )
+            for line in lines:
                 click.echo(line)
 
         async def reload() -> None:

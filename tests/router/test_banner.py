@@ -75,6 +75,15 @@ def test_who_gets_in(model: Path, settings: Settings, words: str) -> None:
     assert words in rows(model, settings)["access"]
 
 
+def test_what_an_operator_should_know_of_the_calibration(model: Path) -> None:
+    warnings = ("engine_build is 2, but 1 was measured", "and another thing")
+    lines = banner(engine_info(model), Calibrated(), Settings(), URL, warnings)
+    before_the_command = lines[: lines.index("")]
+    assert [line.split(maxsplit=1) for line in before_the_command[-2:]] == [
+        ["warning", text] for text in warnings
+    ]
+
+
 def test_the_last_line_can_be_pasted(model: Path) -> None:
     *_, command = banner(engine_info(model), None, Settings(), URL)
     words = shlex.split(command)
