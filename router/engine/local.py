@@ -264,7 +264,7 @@ class _Parts:
             n_context=config.context,
             n_slots=config.slots,
             n_threads=self._threads,
-            build=build_version(),
+            build=_build(kv_types, KVTypes.suited_to(self.model)),
             offload=self._placement.describe(),
             hidden_layers=layers,
         )
@@ -386,6 +386,12 @@ def _template(config: EngineConfig, model: Model) -> ChatTemplate:
 
 def _draft_header(config: EngineConfig) -> Header | None:
     return read_header(Path(config.draft_model_path)) if config.speculative == "draft" else None
+
+
+def _build(kv_types: KVTypes, usual: KVTypes) -> str:
+    """What answers depend on besides the model: the libraries, and types chosen for the cache."""
+    chosen = f", keys {kv_types.k}, values {kv_types.v}" if kv_types != usual else ""
+    return build_version() + chosen
 
 
 def _hidden_layers(config: EngineConfig, n_layer: int) -> tuple[int, ...]:

@@ -276,7 +276,7 @@ class EngineInfo:
     n_slots: int
     n_threads: int
     build: str
-    """Versions of llama-cpp-python and of the llama.cpp inside it."""
+    """Versions of llama-cpp-python and of llama.cpp, and types that were chosen for the cache."""
     offload: str
     """For people: ``cpu``, or the device and number of layers offloaded."""
     hidden_layers: tuple[int, ...] = ()
