@@ -8,6 +8,11 @@ GPU ?= $(firstword $(shell cat $(VENV)/.gpu 2>/dev/null))
 SERVE_STAMP := $(VENV)/.installed$(GPU:%=-%)
 TEST_STAMP := $(VENV)/.installed-test$(GPU:%=-%)
 
+# `git clean` takes away what was compiled here, but not the note that it was installed.
+ifeq ($(wildcard router/engine/_tap.so),)
+$(shell rm -f $(VENV)/.installed*)
+endif
+
 # Trains probes in the tests. Not in the lock: which build of it suits depends on the machine.
 TORCH := torch==2.13.0
 
