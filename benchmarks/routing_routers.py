@@ -22,7 +22,7 @@ from calibration.folds import stratified_folds
 from calibration.learned import CHEAP_STACK, STACK, Learned
 from calibration.metrics import BoolArray, FloatArray
 from calibration.ranking_metrics import paired_difference, unknown_last
-from calibration.stack import MIN_OF_EACH, fit_stack
+from calibration.stack_fit import MIN_OF_EACH, fit_stack
 from calibration.trained import Answers, train
 from uq import estimator_names
 from uq.estimator import extra_cost

@@ -22,15 +22,23 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from calibration.band import Band, CalibratorField
-from calibration.errors import ArtifactError, ArtifactMismatch, CalibrationError
+from calibration.binding import Binding, as_json
+from calibration.errors import ArtifactError, CalibrationError
 from calibration.exits import EarlyStop, Gate
+from calibration.figures import (
+    BrierScores,
+    CurvePoint,
+    EceScores,
+    EstimatorQuality,
+    Histogram,
+    Reference,
+)
 from calibration.learned import LearnedField, load_context
-from calibration.metrics import FloatArray
 from calibration.parts import Labels
 from calibration.probe_file import Reader, load_probes, save_probes
 from calibration.targets import CostModel, Targets, parse_targets
 from calibration.thresholds import MIN_KEPT, OperatingPoint
-from uq import Trace, estimator_names, get_estimator, score_all
+from uq import Trace, score_all
 from uq.signals import Signal
 
 FORMAT = 3
@@ -40,144 +48,6 @@ FILE_NAME = "calibration.json"
 PROBE_FILE_NAME = "probe.safetensors"
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-def estimator_versions() -> dict[str, int]:
-    """Return the version of every registered estimator by name, for `Binding.estimators`."""
-    return {name: get_estimator(name).version for name in estimator_names()}
-
-
-@dataclass(frozen=True)
-class Binding:
-    """What a calibration was measured on, or what is loaded now.
-
-    Attributes
-    ----------
-    model_sha256 : content hash of the GGUF.
-    quantisation : the GGUF's own name for it, e.g. ``Q4_1``.
-    template_sha256 : hash of the chat template.
-    sampler : settings of the sampler by name; values as JSON knows them.
-    estimators : version of each uncertainty estimator by name; see `estimator_versions`.
-    engine_build : version of the engine. Another one only warns: the same weights give the same
-        scores up to rounding.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    model_sha256: str
-    quantisation: str
-    template_sha256: str
-    sampler: Mapping[str, Any]
-    estimators: Mapping[str, int]
-    engine_build: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sampler", _as_json(self.sampler, "sampler"))
-        object.__setattr__(self, "estimators", dict(self.estimators))
-
-
-@dataclass(frozen=True)
-class EstimatorQuality:
-    """How well an estimator's raw score tells wrong answers from right ones, on all records.
-
-    `auroc` is the ROC AUC of uncertainty against incorrectness (0.5 = chance), `auroc_ci` its 95%
-    bootstrap interval, `n` the number of records whose score is known. Both are None when
-    there are too few known scores of either class to tell.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    auroc: float | None
-    auroc_ci: tuple[float, float] | None
-    n: int
-
-
-@dataclass(frozen=True)
-class EceScores:
-    """Expected calibration error (equal-mass bins, 0 = perfect) on the test part.
-
-    `before` is that of the naive confidence exp(mean log p), None when the traces hold no
-    log-probabilities; `after` that of p_correct, `after_ci` its 95% interval (bootstrap, widened
-    downwards by the bias of a finite sample); `expected` is what a perfectly calibrated p_correct
-    would show on as many answers by chance alone, which is that bias. `smooth` is the error of
-    p_correct without bins (smECE), `smooth_expected` again what chance alone would show.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    before: float | None
-    after: float
-    after_ci: tuple[float, float]
-    expected: float
-    smooth: float
-    smooth_expected: float
-
-
-@dataclass(frozen=True)
-class BrierScores:
-    """Mean squared distance of the confidence from the outcome, on the test part (0 = perfect).
-
-    `before` and `after` as in `EceScores`.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    before: float | None
-    after: float
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Distribution of the chosen uncertainty over the fit part: the reference for drift.
-
-    `edges` (bins + 1) are quantiles of the fit part, strictly rising, so its `counts` (bins) are
-    near equal; later scores outside the edges belong to the first or the last bin. `n_unknown`
-    counts the NaN scores, which are in no bin.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    n_unknown: int
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The held-out part's answers: what live ones are compared with.
-
-    `p_correct` and `uncertainty`, those of `Calibration.first_look`, rise; each holds the known
-    ones of `n` answers.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    p_correct: tuple[float, ...]
-    uncertainty: tuple[float, ...]
-    n: int
-
-    @classmethod
-    def of(cls, p_correct: FloatArray, uncertainty: FloatArray) -> Reference:
-        """Take both of the same answers, of shape (n,); NaN = unknown."""
-        known = (np.sort(values[np.isfinite(values)]) for values in (p_correct, uncertainty))
-        p, u = (tuple(values.tolist()) for values in known)
-        return cls(p, u, len(p_correct))
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """One point of the routing curve, measured on the test part.
-
-    `threshold` keeps `n_kept` answers, escalates the share `escalation_ratio`, and a share
-    `accuracy_kept` of the kept ones is right (None when none is kept).
-    """
-
-    __pydantic_config__ = _STRICT
-
-    threshold: float
-    escalation_ratio: float
-    accuracy_kept: float | None
-    n_kept: int
 
 
 @dataclass(frozen=True)
@@ -254,7 +124,7 @@ class Calibration:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "holdout", _as_json(self.holdout, "holdout"))
+        object.__setattr__(self, "holdout", as_json(self.holdout, "holdout"))
         parse_targets([self.target])
         if not 0.0 < self.confidence < 1.0:
             raise ArtifactError(f"the confidence is {self.confidence!r}; it must be inside 0 to 1")
@@ -382,28 +252,7 @@ class Calibration:
             When model, quantisation, chat template, a sampler setting, or the version of an
             estimator that the method reads differs; its `differences` name every one.
         """
-        mine = self.binding
-        differences = [
-            _difference(name, getattr(mine, name), getattr(binding, name))
-            for name in ("model_sha256", "quantisation", "template_sha256")
-            if getattr(mine, name) != getattr(binding, name)
-        ]
-        for name in sorted({*mine.sampler, *binding.sampler}):
-            was, now = mine.sampler.get(name, "not set"), binding.sampler.get(name, "not set")
-            if was != now:
-                differences.append(_difference(f"sampler.{name}", was, now))
-        for name in self.needs:
-            was, now = mine.estimators[name], binding.estimators.get(name, "missing")
-            if was != now:
-                differences.append(_difference(f"version of estimator {name}", was, now))
-        if differences:
-            raise ArtifactMismatch(tuple(differences))
-        if mine.engine_build != binding.engine_build:
-            return [
-                _difference("engine_build", mine.engine_build, binding.engine_build)
-                + "; scores may differ in their last digits"
-            ]
-        return []
+        return self.binding.check(binding, self.needs)
 
     def summary(self) -> dict[str, Any]:
         """Return what `GET /v1/calibration` shows: all but the calibrator's own parameters."""
@@ -546,19 +395,6 @@ def _content_hash(content: Mapping[str, Any]) -> str:
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _as_json(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return `values` as they come back from JSON (tuples as lists): equal after a round trip."""
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{name} can't be written as JSON: {error}") from error
-    return plain
-
-
-def _difference(name: str, was: object, now: object) -> str:
-    return f"{name} is {now}, but the calibration was measured with {was}"
 
 
 def _fields(value: Any, path: str = "") -> set[str]:

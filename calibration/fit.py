@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.artifact import Binding, Calibration, EceScores, Reference, estimator_versions
+from calibration.artifact import Calibration
+from calibration.binding import Binding, estimator_versions
 from calibration.bounds import BOUND_CONFIDENCE
 from calibration.choosing import FOLDS, Chooser, require_both_classes
 from calibration.errors import FitError, InfeasibleTarget
 from calibration.exits import choose_early_stop, choose_gate
 from calibration.feedback import Feedback
+from calibration.figures import EceScores, Reference
 from calibration.fit_figures import (
     groups,
     honesty,

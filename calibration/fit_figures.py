@@ -6,14 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calibration.artifact import (
-    BrierScores,
-    CurvePoint,
-    EceScores,
-    EstimatorQuality,
-    Histogram,
-)
 from calibration.choosing import MIN_PER_CLASS
+from calibration.figures import BrierScores, CurvePoint, EceScores, EstimatorQuality, Histogram
 from calibration.fit_results import GroupQuality, ReliabilityBin, ScoreHistogram
 from calibration.metrics import (
     BoolArray,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from calibration.artifact import BrierScores, EceScores, EstimatorQuality
 from calibration.certificates import Certificate
 from calibration.exits import EarlyStop, Gate
+from calibration.figures import BrierScores, EceScores, EstimatorQuality
 from calibration.parts import Labels
 
 

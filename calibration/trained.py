@@ -22,7 +22,8 @@ from calibration.metrics import BoolArray, FloatArray, IntArray
 from calibration.neighbours import NeighbourInput, NeighbourRank, fit_neighbours
 from calibration.probe_training import OUT_OF_DOMAIN_LR, train_linear_probe, train_probe
 from calibration.probes import Place, Probe, ProbeInput
-from calibration.stack import Stack, fit_stack
+from calibration.stack import Stack
+from calibration.stack_fit import fit_stack
 from uq import Trace
 from uq.signals import Float32Array
 

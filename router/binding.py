@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from calibration import shipped
-from calibration.artifact import Binding, Calibration, estimator_versions
+from calibration.artifact import Calibration
+from calibration.binding import Binding, estimator_versions
 from calibration.errors import ArtifactMismatch
 from router.engine.messages import GREEDY, EngineInfo
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from calibration.artifact import Binding
+from calibration.binding import Binding
 from calibration.items import Item
 from calibration.records import Record, RecordLog
 from router.binding import binding_of

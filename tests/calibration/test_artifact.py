@@ -15,22 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration.artifact import (
-    Binding,
+from calibration.artifact import Calibration
+from calibration.band import Band
+from calibration.binding import Binding, estimator_versions
+from calibration.calibrators import PlattCalibrator
+from calibration.certificates import Certificate, Claim
+from calibration.errors import ArtifactMismatch, CalibrationError
+from calibration.exits import Gate
+from calibration.figures import (
     BrierScores,
-    Calibration,
     CurvePoint,
     EceScores,
     EstimatorQuality,
     Histogram,
     Reference,
-    estimator_versions,
 )
-from calibration.band import Band
-from calibration.calibrators import PlattCalibrator
-from calibration.certificates import Certificate, Claim
-from calibration.errors import ArtifactMismatch, CalibrationError
-from calibration.exits import Gate
 from calibration.learned import Learned
 from calibration.probes import Probe, ProbeInput
 from calibration.targets import CostModel, Target
@@ -267,7 +266,7 @@ class TestCheck:
     def test_another_engine_build_warns(self) -> None:
         (warning,) = CALIBRATION.check(replace(BINDING, engine_build="b2"))
         assert "engine_build is b2, but the calibration was measured with b1" in warning
-        assert "last digits" in warning
+        assert "rounding" in warning
 
 
 class TestAnswers:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from calibration.artifact import Calibration, EstimatorQuality
+from calibration.artifact import Calibration
 from calibration.calibrators import Calibrator, PlattCalibrator
 from calibration.difference import changes, difference, to_json
+from calibration.figures import EstimatorQuality
 from tests.calibration.test_artifact import (
     BINDING,
     CALIBRATION,

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from calibration.artifact import Binding, Calibration, estimator_versions
+from calibration.artifact import Calibration
+from calibration.binding import Binding, estimator_versions
 from calibration.calibrators import CALIBRATORS
 from calibration.choosing import MIN_PER_CLASS
 from calibration.errors import CalibrationError, FitError

@@ -9,8 +9,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from calibration.artifact import Calibration, CurvePoint, Reference
+from calibration.artifact import Calibration
 from calibration.calibrators import CALIBRATORS
+from calibration.figures import CurvePoint, Reference
 from calibration.fit_results import FitReport
 from calibration.metrics import auroc, brier, ece
 from calibration.smooth_ece import smooth_ece

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration.learned import Learned, LearnedField, load_context
 from calibration.probes import Probe, ProbeInput
-from calibration.stack import Stack, fit_stack
+from calibration.stack import Stack
+from calibration.stack_fit import fit_stack
 from tests.calibration.test_fit import make_records
 from tests.calibration.told import LAYERS, WIDTH, with_states
 from uq import get_estimator

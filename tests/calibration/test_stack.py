@@ -18,7 +18,8 @@ from sklearn.linear_model import LogisticRegression
 
 from calibration.errors import ArtifactError, FitError
 from calibration.metrics import BoolArray, FloatArray, auroc
-from calibration.stack import MIN_OF_EACH, Part, Stack, _logistic, fit_stack
+from calibration.stack import Part, Stack
+from calibration.stack_fit import MIN_OF_EACH, _logistic, fit_stack
 
 NAN = math.nan
 Scores = dict[str, FloatArray]

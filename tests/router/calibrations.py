@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from calibration.artifact import BrierScores, Calibration, EceScores, Histogram, Reference
+from calibration.artifact import Calibration
 from calibration.band import Band
 from calibration.calibrators import PlattCalibrator
 from calibration.exits import EarlyStop, Gate
+from calibration.figures import BrierScores, EceScores, Histogram, Reference
 from calibration.learned import Learned
 from calibration.probes import Probe, ProbeInput
 from calibration.stack import Part, Stack

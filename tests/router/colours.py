@@ -18,7 +18,7 @@ from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner, Result
 
 from calibration.fit import fit_calibration
-from calibration.stack import fit_stack
+from calibration.stack_fit import fit_stack
 from router.cli import main
 from router.config import Settings
 from router.engine.messages import (

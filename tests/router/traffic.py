@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from calibration.artifact import Calibration, Reference
+from calibration.artifact import Calibration
+from calibration.figures import Reference
 from router.answer import Decision, Query, Usage
 from router.budget import Budgets
 from router.engine.messages import Completion, EngineTimings, GenerateRequest

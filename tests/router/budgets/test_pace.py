@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from calibration.artifact import Reference
+from calibration.figures import Reference
 from router.answer import Usage
 from router.budgets.expected import FIRST_ANSWER, Expected
 from router.budgets.pace import Pacer, Rate, allowed_ratio, cost_of_one
