@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from uq.signals import SIGNAL_COST
+from tests.calibration.told import dear_p_true
 
 
 @pytest.fixture(autouse=True)
-def _costly_p_true(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A price at which p(True) is sometimes worth it, whatever the benchmark last measured."""
-    monkeypatch.setitem(SIGNAL_COST, "p_true", 0.25)
+def _dear_p_true() -> Iterator[None]:
+    with dear_p_true():
+        yield

@@ -29,7 +29,7 @@ from calibration.records import Record
 from calibration.targets import parse_targets
 from calibration.thresholds import choose_operating_point
 from calibration.trained import PROBES, STACKED_PROBES
-from tests.calibration.told import N_LAYER, with_p_true, with_states
+from tests.calibration.told import N_LAYER, dear_p_true, with_p_true, with_states
 from uq import Trace
 
 FAMILIES = ("sums", "capitals", "rhymes", "logic")
@@ -172,6 +172,7 @@ def fitted_on_states() -> tuple[Calibration, FitReport]:
 
 
 @cache
+@dear_p_true()
 def fitted_with_band() -> tuple[Calibration, FitReport]:
     """One calibration of 800 records that decides by p(True) too where the rest leaves doubt."""
     records = with_p_true(make_records(800), strength=1.5)
@@ -179,6 +180,7 @@ def fitted_with_band() -> tuple[Calibration, FitReport]:
 
 
 @cache
+@dear_p_true()
 def fitted_on_noise() -> tuple[Calibration, FitReport]:
     """One calibration of 600 records whose p(True), which the stack reads, tells nothing."""
     records = with_p_true(make_records(600, 3), strength=0.0, seed=103)
@@ -186,6 +188,7 @@ def fitted_on_noise() -> tuple[Calibration, FitReport]:
 
 
 @cache
+@dear_p_true()
 def fitted_on_too_dear() -> tuple[Calibration, FitReport]:
     """One calibration of 600 records whose p(True) tells something, but costs more than it buys."""
     records = with_p_true(make_records(600), strength=1.0)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 
 from calibration.records import Record
 from calibration.trained import Answers
-from uq.signals import Float32Array, HiddenStates
+from uq.signals import SIGNAL_COST, Float32Array, HiddenStates
 
 LAYERS = (18, 20)
 WIDTH = 12
 N_LAYER = 26  # so that the 8th layer from the end is layer 18
+
+
+@contextmanager
+def dear_p_true() -> Iterator[None]:
+    """Set a price at which p(True) is only sometimes worth it, whatever was last measured."""
+    with patch.dict(SIGNAL_COST, p_true=0.25):
+        yield
 
 
 def states(rng: np.random.Generator, towards_wrong: float) -> HiddenStates:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from router.cli.calibrate_summary import summary
 from tests.calibration.test_fit import fit, fitted, fitted_with_band, make_records
-from uq.signals import SIGNAL_COST
 
 RESULT: dict[str, Any] = {
     "n": 200,
@@ -99,8 +96,7 @@ def test_labels_by_the_large_model() -> None:
     )
 
 
-def test_what_looking_closer_buys_and_what_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIGNAL_COST, "p_true", 0.25)
+def test_what_looking_closer_buys_and_what_is_given_up() -> None:
     calibration, report = fitted_with_band()
     spending = report.spending
     assert calibration.band is not None
