@@ -37,8 +37,9 @@ from tests.router.test_pipeline import FakeEngine
 from tests.router.traffic import held_out, unsure
 from tests.service.scripted import client_of
 
-TOTAL = 0.4
-"""Seconds that an upstream is given in all."""
+PATIENT = Timeouts(connect=5.0, read=1.0, total=2.0)
+QUICK = Timeouts(connect=1.0, read=0.2, total=0.4)
+"""Where nothing that comes in time is waited for."""
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +72,14 @@ class Gateway:
             "/v1/chat/completions", json=body, headers={"Cache-Control": "no-store"}
         )
 
-    async def recovers(self, step: Step, **fields: Any) -> None:
-        """The upstream is well again: wait until it answers."""
+    async def recovers(self, step: Step, **fields: Any) -> httpx.Response:
+        """The upstream is well again: wait until it answers, and return the answer."""
         self.server.steps[:] = [step]
         async with asyncio.timeout(10):
-            while '"route":"remote"' not in (await self.ask(**fields)).text.replace(" ", ""):
+            while True:
+                reply = await self.ask(**fields)
+                if '"route":"remote"' in reply.text.replace(" ", ""):
+                    return reply
                 await asyncio.sleep(0.02)
 
     async def is_idle(self) -> None:
@@ -97,7 +101,11 @@ _STANDING = {"scripted.<locals>.serve", "Books._write", "KeyRing._follow", "Life
 
 @asynccontextmanager
 async def gateway(
-    folder: Path, step: Step, url: str | None = None, rules: BreakerRules | None = None
+    folder: Path,
+    step: Step,
+    url: str | None = None,
+    rules: BreakerRules | None = None,
+    timeouts: Timeouts = PATIENT,
 ) -> AsyncIterator[Gateway]:
     async with scripted(step) as server:
         upstream = Upstream(
@@ -105,7 +113,7 @@ async def gateway(
             "large",
             "sk-of-the-upstream",
             name="main",
-            timeouts=Timeouts(connect=1.0, read=0.2, total=TOTAL),
+            timeouts=timeouts,
             retries=1,
             backoff=0.001,
             patience=0.05,
@@ -115,7 +123,7 @@ async def gateway(
                 longest_rest=0.1,
             ),
         )
-        pool = UpstreamPool([Member(upstream)], total=TOTAL)
+        pool = UpstreamPool([Member(upstream)], total=timeouts.total)
         pipeline = Pipeline(Engine(UNSURE), calibration_folder=str(folder), upstream=pool)
         await pipeline.start()
         async with client_of(pipeline, ledger="off") as client:
@@ -132,7 +140,7 @@ def events(response: httpx.Response) -> list[str]:
 
 @pytest.mark.parametrize("step", BROKEN_ANSWER.values(), ids=BROKEN_ANSWER)
 async def test_an_answer(step: Step, folder: Path) -> None:
-    async with gateway(folder, step) as made:
+    async with gateway(folder, step, timeouts=QUICK) as made:
         for _ in range(3):  # the last ones find the breaker open
             auto = await made.ask()
             assert auto.status_code == 200
@@ -146,8 +154,7 @@ async def test_an_answer(step: Step, folder: Path) -> None:
         assert remote.json()["error"]["code"] == "upstream_unavailable"
         assert "sk-of-the-upstream" not in remote.text
         await made.is_idle()
-        await made.recovers(WELL)
-        well = (await made.ask()).json()
+        well = (await made.recovers(WELL)).json()
         assert well["choices"][0]["message"]["content"] == "Paris."
         assert well["router"]["upstream"] == "main"
         await made.is_idle()
@@ -155,7 +162,7 @@ async def test_an_answer(step: Step, folder: Path) -> None:
 
 @pytest.mark.parametrize("step", NO_STREAM.values(), ids=NO_STREAM)
 async def test_a_stream_that_never_begins(step: Step, folder: Path) -> None:
-    async with gateway(folder, step) as made:
+    async with gateway(folder, step, timeouts=QUICK) as made:
         auto = await made.ask(stream=True)
         assert auto.status_code == 200
         assert '"reason":"upstream_down"' in auto.text.replace(" ", "")
