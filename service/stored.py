@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode, b64encode
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
 
 from router.answer import Answer, Choice, Decision, Usage
 from uq.trace import Trace
 
-_render = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 MAX_DECODED_BYTES = 64 * 2**20
 """A value that grows beyond this is not one of ours."""
 
@@ -65,9 +66,9 @@ def encode(answer: Answer, *, at: float, keep_trace: bool) -> bytes:
     """
     stored: dict[str, Any] = {
         "choices": [_stored(choice, keep_trace=keep_trace) for choice in answer.choices],
-        "decision": _plain(replace(answer.decision, budget=None)),  # left at that time
-        "usage_local": _plain(answer.usage_local),
-        "usage_remote": _plain(answer.usage_remote),
+        "decision": replace(answer.decision, budget=None),  # left at that time
+        "usage_local": answer.usage_local,
+        "usage_remote": answer.usage_remote,
         "cost_usd": answer.cost_usd,
         "saved_usd": answer.saved_usd,
         "timings_ms": dict(answer.timings_ms),
@@ -75,8 +76,7 @@ def encode(answer: Answer, *, at: float, keep_trace: bool) -> bytes:
         "upstream": answer.upstream,
         "at": at,
     }
-    # Half a surrogate pair, which an upstream may have sent, has no UTF-8: it becomes "?".
-    return zlib.compress(_render(stored).encode("utf-8", "replace"), level=1)
+    return zlib.compress(_rendered(stored), level=1)
 
 
 def decode(value: bytes) -> Kept:
@@ -106,8 +106,12 @@ def decode(value: bytes) -> Kept:
         raise CorruptValueError(type(exc).__name__) from None
 
 
-def _plain(value: Decision | Usage | None) -> dict[str, Any] | None:
-    return None if value is None else {f.name: getattr(value, f.name) for f in fields(value)}
+def _rendered(stored: Mapping[str, Any]) -> bytes:
+    try:
+        return to_json(stored)
+    except ValueError:  # half a surrogate pair, or nested deeper; an upstream may send both
+        text = json.dumps(stored, ensure_ascii=False, default=asdict)
+        return text.encode("utf-8", "replace")
 
 
 def _stored(choice: Choice, *, keep_trace: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from starlette.responses import Response
 
 _render = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -39,10 +39,9 @@ def _is_finite(value: Any) -> bool:
 def dumps(value: Any) -> bytes:
     """Render `value` as compact UTF-8; numbers JSON doesn't have become null."""
     try:
-        text = _render(value)
-    except ValueError:  # NaN or infinity somewhere inside; an upstream may send them
-        text = _render(without_nan(value))
-    return text.encode("utf-8", "replace")
+        return to_json(value, inf_nan_mode="null")
+    except ValueError:  # half a surrogate pair, or nested deeper; an upstream may send both
+        return _render(without_nan(value)).encode("utf-8", "replace")
 
 
 def finite(value: float | None) -> float | None:
