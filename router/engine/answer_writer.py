@@ -117,14 +117,19 @@ class AnswerWriter:
 
         They were copied in the order in which llama.cpp has computed the tokens.
         """
-        order = self._context.computed_order(batch)
-        states = self._decoder.states(jobs, len(order))
+        n_rows = sum(len(entry.tokens) for entry in batch)
+        states = self._decoder.states(jobs, n_rows)
         if states is None:
             return [None] * len(jobs)
-        row = {place: i for i, place in enumerate(order)}
+        rows: Sequence[slice | list[int]]
+        if n_rows == len(batch):  # a token each, computed as they stand
+            rows = [slice(i, i + 1) for i in range(n_rows)]
+        else:
+            at = {place: row for row, place in enumerate(self._context.computed_order(batch))}
+            rows = [[at[i, t] for t in range(len(entry.tokens))] for i, entry in enumerate(batch)]
         return [
-            states[:, [row[i, t] for t in range(len(entry.tokens))]] if job.follows_states else None
-            for i, (job, entry) in enumerate(zip(jobs, batch, strict=True))
+            states[:, of_job] if job.follows_states else None
+            for job, of_job in zip(jobs, rows, strict=True)
         ]
 
     def _verify(

@@ -93,8 +93,7 @@ class Tap:
     def arm(self, copy: Copy) -> None:
         """Choose what is copied of the next batch."""
         self._struct.mode = copy
-        for layer in range(len(self.layers)):
-            self._filled[layer] = 0
+        ctypes.memset(self._filled, 0, ctypes.sizeof(self._filled))
 
     def states(self, n: int) -> Float32Array:
         """The states of the last batch's `n` rows, shape (L, n, width); a view.
