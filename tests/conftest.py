@@ -15,8 +15,11 @@ from router.engine.local import LocalEngine
 from router.engine.messages import EngineConfig
 from router.models import resolve_model
 
-hypothesis.settings.register_profile("no-deadline", deadline=None)
-hypothesis.settings.load_profile("no-deadline")
+# The same examples each time: what a change breaks is then what that change did. New ones are tried
+# by `make test ARGS="--hypothesis-profile explore"`.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores it, and so would every program that a test interrupts.
