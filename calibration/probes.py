@@ -205,8 +205,9 @@ class ProbeEstimator:
 
 
 def _sigmoid(logit: float) -> float:
-    with np.errstate(invalid="ignore"):  # NaN stays NaN
-        return float(np.exp(-np.logaddexp(0.0, -logit)))
+    """1 / (1 + exp(-logit)); NaN stays NaN."""
+    small = math.exp(-abs(logit))
+    return (1.0 if logit >= 0.0 else small) / (1.0 + small)
 
 
 def _frozen(values: ArrayLike) -> Float32Array:

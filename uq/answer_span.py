@@ -125,8 +125,8 @@ def span_logprobs(trace: Trace) -> FloatArray | None:
     span = find_answer_span(trace.text, cut=trace.finish_reason == "length")
     starts = trace.offsets
     # Tokens that share a character (a character of several tokens) share its end too.
-    edges = np.append(starts, len(trace.text))
-    ends = edges[np.searchsorted(starts, starts, side="right")]
+    edges = np.concatenate((starts, (len(trace.text),)))
+    ends = edges[starts.searchsorted(starts, side="right")]
     inside = (starts < span.stop) & (ends > span.start)
     return logprobs[inside] if inside.any() else None
 

@@ -47,7 +47,7 @@ def usable_logprobs(trace: Trace) -> FloatArray | None:
     logprobs = trace.logprobs
     if not _within(logprobs, _LOWEST, 0.0) or not logprobs.any():
         return None
-    if np.any((logprobs == 0.0) & (trace.entropies > _ENTROPY_OF_CERTAIN)):
+    if ((logprobs == 0.0) & (trace.entropies > _ENTROPY_OF_CERTAIN)).any():
         return None
     return np.minimum(logprobs, 0.0)
 
@@ -83,7 +83,7 @@ def usable_margins(trace: Trace) -> FloatArray | None:
     margins = trace.margins
     if usable_logprobs(trace) is None or not _within(margins, 0.0, 1.0):
         return None
-    return np.clip(margins, 0.0, 1.0) if np.any(margins != 1.0) else None
+    return np.minimum(np.maximum(margins, 0.0), 1.0) if (margins != 1.0).any() else None
 
 
 def usable_offsets(trace: Trace) -> bool:
@@ -93,7 +93,7 @@ def usable_offsets(trace: Trace) -> bool:
         len(offsets) > 0
         and offsets[0] >= 0
         and offsets[-1] <= len(trace.text)
-        and np.all(np.diff(offsets) >= 0)
+        and (offsets[1:] >= offsets[:-1]).all()
     )
 
 
