@@ -6,18 +6,18 @@ written; an unexpected exception is logged as its type and the places it passed 
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic_core import to_json
-
 from router.tracing import current_ids
 
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_render = json.JSONEncoder(default=str).encode
 _LOGGERS = ("service", "router", "uvicorn", "opentelemetry")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -41,7 +41,7 @@ class JsonFormatter(logging.Formatter):
         line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
         if record.exc_info and record.exc_info[1] is not None:
             line.update(describe(record.exc_info[1]))
-        return to_json(line, ensure_ascii=True, inf_nan_mode="null", fallback=str).decode()
+        return _render(line)
 
 
 def describe(exc: BaseException) -> dict[str, Any]:

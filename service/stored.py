@@ -109,7 +109,7 @@ def decode(value: bytes) -> Kept:
 def _rendered(stored: Mapping[str, Any]) -> bytes:
     try:
         return to_json(stored)
-    except ValueError:  # half a surrogate pair, or nested deeper; an upstream may send both
+    except ValueError:  # half a surrogate pair, or hundreds of levels; an upstream may send both
         text = json.dumps(stored, ensure_ascii=False, default=asdict)
         return text.encode("utf-8", "replace")
 

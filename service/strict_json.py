@@ -40,8 +40,15 @@ def dumps(value: Any) -> bytes:
     """Render `value` as compact UTF-8; numbers JSON doesn't have become null."""
     try:
         return to_json(value, inf_nan_mode="null")
-    except ValueError:  # half a surrogate pair, or nested deeper; an upstream may send both
-        return _render(without_nan(value)).encode("utf-8", "replace")
+    except ValueError:  # half a surrogate pair, or hundreds of levels; an upstream may send both
+        return _patiently_rendered(value).encode("utf-8", "replace")
+
+
+def _patiently_rendered(value: Any) -> str:
+    try:
+        return _render(value)
+    except ValueError:  # NaN or infinity somewhere inside
+        return _render(without_nan(value))
 
 
 def finite(value: float | None) -> float | None:

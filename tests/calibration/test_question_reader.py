@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from calibration.datasets import (
-    MAX_TOKENS,
-    read_questions,
-)
+from calibration.datasets import MAX_TOKENS, read_questions
 from calibration.errors import DataError
 from calibration.items import Question
 from tests.calibration.jsonl import read_one, write

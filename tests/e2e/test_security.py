@@ -258,7 +258,7 @@ def test_no_secret_is_seen_whatever_goes_wrong(stage: Stage) -> None:
         "a revoked key": stage.revoked,
         "a mistyped key": typo,
     }
-    assert '"status":401' in everywhere["the log"]
+    assert '"status": 401' in everywhere["the log"]
     for place, text in everywhere.items():
         for name, secret in known.items():
             assert secret not in text, f"{name} is in {place}"

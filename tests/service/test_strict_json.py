@@ -39,6 +39,17 @@ def test_half_a_surrogate_pair_is_replaced() -> None:
     assert strict_json.dumps({"a": "x\ud83dy"}) == b'{"a":"x?y"}'
 
 
+def test_half_a_surrogate_pair_beside_what_json_lacks() -> None:
+    assert strict_json.dumps(["\ud83d", math.nan]) == b'["?",null]'
+
+
+def test_many_levels_are_written() -> None:
+    deep: Any = 1
+    for _ in range(700):
+        deep = [deep]
+    assert strict_json.dumps(deep) == b"[" * 700 + b"1" + b"]" * 700
+
+
 def test_text_is_written_as_it_is() -> None:
     assert strict_json.dumps("Grüße") == '"Grüße"'.encode()
 
