@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # What llama.cpp is built for: cuda, metal or cpu. Without it, what it was built for before.
-GPU ?= $(firstword $(shell cat $(VENV)/.gpu 2>/dev/null))
-SERVE_STAMP := $(VENV)/.installed$(GPU:%=-%)
-TEST_STAMP := $(VENV)/.installed-test$(GPU:%=-%)
+GPU ?= $(firstword $(shell cat $(VENV)/.llama 2>/dev/null) cpu)
+SERVE_STAMP := $(VENV)/.installed-$(GPU)
+TEST_STAMP := $(VENV)/.installed-test-$(GPU)
+BUILT_FROM := build-requirements.lock pyproject.toml router/engine/tap.c $(wildcard scripts/ggml/*)
 
 # `git clean` takes away what was compiled here, but not the note that it was installed.
 ifeq ($(wildcard router/engine/_tap.so),)
@@ -48,13 +49,12 @@ lock: $(VENV)/bin/python
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(SERVE_STAMP): requirements.lock build-requirements.lock pyproject.toml router/engine/tap.c | $(VENV)/bin/python
+$(SERVE_STAMP): requirements.lock $(BUILT_FROM) | $(VENV)/bin/python
 	rm -f $(VENV)/.installed*
 	GPU=$(GPU) scripts/install.sh $(BIN)/python requirements.lock
 	touch $@
 
-$(TEST_STAMP): requirements-test.lock build-requirements.lock pyproject.toml \
-		clients/python/pyproject.toml router/engine/tap.c | $(VENV)/bin/python
+$(TEST_STAMP): requirements-test.lock clients/python/pyproject.toml $(BUILT_FROM) | $(VENV)/bin/python
 	rm -f $(VENV)/.installed*
 	GPU=$(GPU) scripts/install.sh $(BIN)/python requirements-test.lock clients/python
 	$(BIN)/pip install --quiet $(TORCH)

@@ -6,13 +6,15 @@ set -euo pipefail
 python=$1 lock=$2
 shift 2
 
-built=$(dirname "$(dirname "$python")")/.gpu # "cuda llama-cpp-python==VERSION"; none: for the CPU
+built=$(dirname "$(dirname "$python")")/.llama # "GPU llama-cpp-python==VERSION HOW"
 before=$(cat "$built" 2>/dev/null || echo cpu)
 gpu=${GPU:-${before%% *}}
+faster=$PWD/scripts/ggml/faster.cmake # llama.cpp's CPU part, on x86-64
+flags="${CMAKE_ARGS:-} -DCMAKE_PROJECT_ggml_INCLUDE=$(printf %q "$faster")"
 case $gpu in
-  cpu) flags="" ;;
-  cuda) flags="-DGGML_CUDA=on" ;;
-  metal) flags="-DGGML_METAL=on" ;;
+  cpu) ;;
+  cuda) flags+=" -DGGML_CUDA=on" ;;
+  metal) flags+=" -DGGML_METAL=on" ;;
   *)
     echo "error: GPU=$gpu is none that is known here; there are cuda (NVIDIA), metal (Apple), cpu" >&2
     exit 1
@@ -32,15 +34,20 @@ echo "Installing from $lock. The first time, llama.cpp is compiled: some minutes
 install=("$python" -m pip install --quiet --disable-pip-version-check)
 "${install[@]}" --require-hashes -r build-requirements.lock
 
-# pip knows a package by its version alone: it would keep a build for something else that is
-# installed or in its cache.
+# pip knows a package by its version alone: it would keep a build of another kind that is installed
+# or in its cache. So those for a CPU are cached by how they were built, those for a GPU not at all.
 pinned=$(sed -n '/^llama-cpp-python==/,/[^\\]$/p' "$lock")
-wanted=$gpu
-[[ $gpu == cpu ]] || wanted+=" ${pinned%% *}"
+how=$(echo "${CMAKE_ARGS:-}" | cat - scripts/ggml/* | "$python" -c \
+  "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
+wanted="$gpu ${pinned%% *} $how"
 if [[ $wanted != "$before" ]]; then
   echo "Building llama.cpp for: $gpu. For cuda that takes many minutes."
-  CMAKE_ARGS="${CMAKE_ARGS:-} $flags" "${install[@]}" --require-hashes --no-build-isolation \
-    --no-deps --no-cache-dir --force-reinstall -r <(echo "$pinned")
+  cache=(--no-cache-dir)
+  if [[ $gpu == cpu ]] && all=$("$python" -m pip cache dir 2>/dev/null); then
+    cache=(--cache-dir "$all/seek-stronger-$how")
+  fi
+  CMAKE_ARGS=$flags "${install[@]}" "${cache[@]}" --require-hashes --no-build-isolation --no-deps \
+    --force-reinstall -r <(echo "$pinned")
   echo "$wanted" >"$built"
 fi
 "${install[@]}" --require-hashes --no-build-isolation -r "$lock"
