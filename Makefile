@@ -37,8 +37,10 @@ check: $(TEST_STAMP)
 	$(BIN)/pytest -q tests/uq tests/calibration
 
 # Versions and hashes of everything that both commands install.
-COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
-	--no-annotate --custom-compile-command "make lock" --upgrade
+# With their extras: pip takes `coverage[toml]` for another package than a pinned `coverage`, and
+# refuses the lock as soon as there is a newer release.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" --upgrade
 lock: $(VENV)/bin/python
 	$(BIN)/pip install --quiet uv
 	$(COMPILE) build-requirements.in --output-file build-requirements.lock
