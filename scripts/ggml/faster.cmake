@@ -1,7 +1,14 @@
 # Included by CMake after ggml's own project() call, through CMAKE_PROJECT_ggml_INCLUDE, which
-# scripts/install.sh sets: two places where llama.cpp computes the same bits faster on x86-64.
+# scripts/install.sh sets: what llama.cpp computes faster with it on x86-64 (docs/performance.md).
 # Wherever something is not as expected, llama.cpp is built as it comes.
 set(_faster_ggml ${CMAKE_CURRENT_LIST_DIR})
+
+# Lets `file` define the function under the name ${function}_stock.
+function(_rename file function)
+  set_property(
+    SOURCE "${file}" TARGET_DIRECTORY ggml-cpu APPEND
+    PROPERTY COMPILE_DEFINITIONS ${function}=${function}_stock)
+endfunction()
 
 function(_make_ggml_faster)
   if(NOT TARGET ggml-cpu
@@ -14,13 +21,14 @@ function(_make_ggml_faster)
     ggml-cpu PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:SHELL:-include "${_faster_ggml}/half.h">)
 
   get_target_property(folder ggml-cpu SOURCE_DIR)
-  set(stock "${folder}/ggml-cpu/arch/x86/quants.c")
-  if(EXISTS "${stock}")
-    # ggml's own one stays there under another name, for CPUs without AVX2 and for the tests.
-    set_property(
-      SOURCE "${stock}" TARGET_DIRECTORY ggml-cpu APPEND
-      PROPERTY COMPILE_DEFINITIONS ggml_vec_dot_q4_1_q8_1=ggml_vec_dot_q4_1_q8_1_stock)
-    target_sources(ggml-cpu PRIVATE "${_faster_ggml}/q4_1.c")
+  set(folder "${folder}/ggml-cpu")
+  get_target_property(sources ggml-cpu SOURCES)
+  if(EXISTS "${folder}/arch/x86/quants.c" AND "ggml-cpu/llamafile/sgemm.cpp" IN_LIST sources)
+    # ggml's own stay there under other names, for what these don't do and for the tests.
+    _rename("${folder}/arch/x86/quants.c" ggml_vec_dot_q4_1_q8_1)
+    _rename("${folder}/llamafile/sgemm.cpp" llamafile_sgemm)
+    _rename("${folder}/ops.cpp" ggml_compute_forward_flash_attn_ext)
+    target_sources(ggml-cpu PRIVATE "${_faster_ggml}/q4_1.c" "${_faster_ggml}/attention.c")
   endif()
 endfunction()
 

@@ -20,7 +20,7 @@ from router.engine.messages import EngineConfig, GenerateRequest, Message
 from router.models import file_sha256, resolve_model
 
 FIXTURE = Path(__file__).parent / "data" / "hidden_states.npz"
-QUESTION = "How many legs does a spider have?"
+QUESTION = "List the months of the year, separated by commas."  # answered without a close call
 MAX_TOKENS = 12
 
 

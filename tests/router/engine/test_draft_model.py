@@ -147,12 +147,15 @@ def test_a_prompt_longer_than_a_batch_is_read_in_parts(drafter: DraftModel, alon
 def test_it_guesses_no_further_than_its_model_or_its_context(
     draft_path: Path, target: Model, alone: Greedy
 ) -> None:
-    turn = "<|im_start|>user\nSay only: yes<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>"
-    tokens = alone.model.tokenize(turn, add_special=False, parse_special=True)[:-1]
+    turn = (
+        "<|im_start|>user\nSay hello.<|im_end|>\n"
+        "<|im_start|>assistant\nHello! How can I help you today?<|im_end|>"
+    )
+    tokens = alone.model.tokenize(turn, add_special=False, parse_special=True)[:-2]
     drafter = draft_model(draft_path, target, n_context=256)
     try:
         expected = alone.after(tokens, 8)
-        assert len(expected) < 8, "the model was to end here"
+        assert 0 < len(expected) < 8, "the model was to end here"
         long = (alone.tokens("One, two, three, four, five, six, ") * 30)[:258]
         asks = [Ask(i, long[: 255 + i], 8) for i in range(3)]
         got = drafter.propose(asks)

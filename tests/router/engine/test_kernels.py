@@ -1,16 +1,16 @@
-"""What is compiled into llama.cpp in place of its own (scripts/ggml) gives the same bits."""
+"""What is compiled into llama.cpp in place of its own products (scripts/ggml) has the same bits."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from llama_cpp import _ggml
 from numpy.typing import NDArray
+
+from tests.router.engine.ggml import Graph, cpu_library
 
 Dot = Callable[[bytes, bytes], np.float32]
 """The scalar product of a row of weights' blocks and one of activations'."""
@@ -19,6 +19,12 @@ BLOCK = 32
 ALL_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 FINITE_HALVES = ALL_HALVES[np.isfinite(ALL_HALVES)]
 
+REPLACED = (
+    "ggml_vec_dot_q4_1_q8_1",
+    "llamafile_sgemm",
+    "ggml_compute_forward_flash_attn_ext",
+)
+
 Q8_0 = np.dtype([("d", np.float16), ("qs", np.int8, BLOCK)])
 Q4_1 = np.dtype([("d", np.float16), ("m", np.float16), ("qs", np.uint8, BLOCK // 2)])
 Q8_1 = np.dtype([("d", np.float16), ("s", np.float16), ("qs", np.int8, BLOCK)])
@@ -26,11 +32,7 @@ Q8_1 = np.dtype([("d", np.float16), ("s", np.float16), ("qs", np.int8, BLOCK)])
 
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
-    """The CPU part of the llama.cpp that is installed."""
-    folder = Path(_ggml.libggml._name).parent
-    cpu = ctypes.CDLL(str(next(folder.glob("*ggml-cpu.*"))))
-    cpu.ggml_cpu_init()
-    return cpu
+    return cpu_library()
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +95,11 @@ def test_every_half_is_read_as_it_is_written(library: ctypes.CDLL) -> None:
     np.testing.assert_array_equal(read / BLOCK, ALL_HALVES.astype(np.float32))
 
 
-def test_the_faster_product_is_compiled_in_on_x86_64_alone(
-    library: ctypes.CDLL, is_x86: bool
-) -> None:
-    assert hasattr(library, "ggml_vec_dot_q4_1_q8_1_stock") == is_x86, (
-        "llama.cpp was not installed by `make`, see scripts/install.sh"
-    )
+def test_what_is_faster_is_compiled_in_on_x86_64_alone(library: ctypes.CDLL, is_x86: bool) -> None:
+    for replaced in REPLACED:
+        assert hasattr(library, f"{replaced}_stock") == is_x86, (
+            "llama.cpp was not installed by `make`, see scripts/install.sh"
+        )
 
 
 @pytest.mark.parametrize("n_blocks", [0, 1, 2, 3, 17, 18, 48, 129])
@@ -115,3 +116,50 @@ def test_the_faster_product_has_the_bits_of_llama_cpps_own(
         assert ours.tobytes() == theirs.tobytes()
         wanted, magnitude = exact(x, y)
         assert abs(float(ours) - wanted) <= 1e-5 * magnitude
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("n_rows", [1, 31, 33, 100])
+@pytest.mark.parametrize("n_columns", [1, 2, 3, 5, 8, 9, 15, 16, 23])
+def test_many_columns_at_once_have_the_bits_of_one_after_the_other(
+    library: ctypes.CDLL, n_columns: int, n_rows: int, n_threads: int
+) -> None:
+    chance = np.random.default_rng(n_columns * n_rows)
+    n_blocks = 18 if n_rows > 1 else 600  # more than it takes at once
+    weights = weights_by_chance(chance, n_rows * n_blocks)
+    activations = chance.normal(size=(n_columns, n_blocks * BLOCK)).astype(np.float32)
+
+    graph = Graph()
+    a = graph.tensor("q4_1", (n_blocks * BLOCK, n_rows), weights)
+    b = graph.tensor("f32", (n_blocks * BLOCK, n_columns), activations)
+    together = graph.compute(graph.product(a, b), n_threads).reshape(n_columns, n_rows)
+
+    dot = dot_of(library, "ggml_vec_dot_q4_1_q8_1", Q4_1)
+    columns = [_rounded(library, column) for column in activations]
+    rows = [row.tobytes() for row in weights.reshape(n_rows, n_blocks)]
+    one_by_one = np.array([[dot(row, column) for row in rows] for column in columns])
+    np.testing.assert_array_equal(together.view(np.uint32), one_by_one.view(np.uint32))
+
+
+def test_several_matrices_at_once_have_the_bits_of_one_after_the_other() -> None:
+    chance = np.random.default_rng(4)
+    weights = weights_by_chance(chance, 40 * 2)
+    activations = chance.normal(size=(3, 5, 2 * BLOCK)).astype(np.float32)
+
+    graph = Graph()
+    a = graph.tensor("q4_1", (2 * BLOCK, 40), weights)
+    b = graph.tensor("f32", (2 * BLOCK, 5, 3), activations)
+    together = graph.compute(graph.product(a, b), n_threads=2).reshape(3, 5, 40)
+    for activation, products in zip(activations, together, strict=True):
+        alone = Graph()
+        a = alone.tensor("q4_1", (2 * BLOCK, 40), weights)
+        b = alone.tensor("f32", (2 * BLOCK, 5), activation)
+        np.testing.assert_array_equal(alone.compute(alone.product(a, b), 1), products.ravel())
+
+
+def _rounded(library: ctypes.CDLL, column: NDArray[np.float32]) -> bytes:
+    """A column of activations as ggml rounds it before it multiplies."""
+    blocks = np.zeros(len(column) // BLOCK, Q8_1)
+    library.quantize_row_q8_1.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    library.quantize_row_q8_1(column.ctypes.data, blocks.ctypes.data, len(column))
+    return blocks.tobytes()
