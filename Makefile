@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 GPU ?= $(firstword $(shell cat $(VENV)/.llama 2>/dev/null) cpu)
 SERVE_STAMP := $(VENV)/.installed-$(GPU)
 TEST_STAMP := $(VENV)/.installed-test-$(GPU)
-BUILT_FROM := build-requirements.lock pyproject.toml router/engine/tap.c $(wildcard scripts/ggml/*)
+BUILT_FROM := build-requirements.lock pyproject.toml $(wildcard router/engine/*.c scripts/ggml/*)
 
 # `git clean` takes away what was compiled here, but not the note that it was installed.
-ifeq ($(wildcard router/engine/_tap.so),)
+ifeq ($(wildcard router/engine/_compiled.so),)
 $(shell rm -f $(VENV)/.installed*)
 endif
 

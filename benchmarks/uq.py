@@ -51,13 +51,14 @@ import numpy as np
 from benchmarks.servers import machine
 from calibration.datasets import read_items
 from calibration.items import Item
+from router.engine.compiled import is_compiled
 from router.engine.context import Context, FloatRow
 from router.engine.llama import Model
 from router.engine.local import LocalEngine, usable_cores
 from router.engine.messages import Completion, EngineConfig, GenerateRequest, Message, Sampler
 from router.engine.sampling import StepReader, TokenStatistics
 from router.engine.scheduler import PREFILL_CHUNK, Scheduler
-from router.engine.tap import COMPILED, Tap
+from router.engine.tap import Tap
 from router.models import resolve_model
 from router.signals import N_SAMPLES, gather
 from uq.signals import Signal
@@ -397,7 +398,7 @@ def table(report: Mapping[str, Any]) -> Iterator[str]:
         )
     yield "\nalone: 1 + what the signal adds; in all: with token statistics; one plain answer is 1"
     if not report["compiled"]:
-        yield "No compiled callback (router/engine/_tap.so): hidden states cost what Python's does"
+        yield "No compiled callback (_compiled.so): hidden states cost what Python's does"
     if now["load_before"] > 0.5:
         yield f"The machine was busy before the start (load {now['load_before']:.1f}): run it again"
     yield f"again: {report['command']}"
@@ -415,7 +416,7 @@ async def run(model: Path, threads: int, items: Sequence[Item], n: int) -> dict[
         "sets": sets,
         "plain_seconds": float(np.median([seconds["plain"] for seconds in free])),
         "seconds": perf_counter() - start,
-        "compiled": COMPILED.exists(),
+        "compiled": is_compiled(),
         "engine": info,
     }
 

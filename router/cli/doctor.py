@@ -177,9 +177,9 @@ def try_settings(
 
 async def check_hidden_states() -> Finding:
     """Whether the callback that reads them was compiled when the package was installed."""
-    from router.engine.tap import COMPILED  # noqa: PLC0415 - imports llama.cpp, may fail
+    from router.engine.compiled import is_compiled  # noqa: PLC0415
 
-    if COMPILED.exists():
+    if is_compiled():
         return Finding("hidden states", "ok", "read by the compiled callback")
     detail = "read in Python, slower: no C compiler was found at installation"
     return Finding("hidden states", "warn", f"{detail}; install one, then seek-stronger again")

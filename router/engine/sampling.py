@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import ctypes
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.engine.compiled import compiled_library, is_compiled
 from router.engine.messages import Sampler
 from router.errors import EngineError
 
@@ -28,49 +31,92 @@ class TokenStatistics:
     top_logprobs: tuple[float, ...] = ()
 
 
+class _Distribution(ctypes.Structure):
+    """`struct distribution` of statistics.c, which says what its fields are."""
+
+    _fields_ = (
+        ("best", ctypes.c_int64),
+        ("largest", ctypes.c_float),
+        ("second", ctypes.c_float),
+        ("tail", ctypes.c_double),
+        ("weighted", ctypes.c_double),
+    )
+
+
 class StepReader:
-    """Reads statistics off logits rows of one vocabulary, reusing its scratch space.
+    """Reads statistics off logits rows of one vocabulary.
 
     Everything is under the model's own distribution, softmax of the raw logits. The normaliser is
     kept as ``max + log1p(tail)`` where the tail sums all but the most likely token: the
     log-probability of a near-certain token then keeps its digits instead of rounding to 0.0.
+
+    Takes statistics.c where it was compiled, else numpy, which is slower.
     """
 
-    def __init__(self, n_vocab: int) -> None:
-        self._shifted = np.empty(n_vocab, np.float32)
-        self._exp = np.empty(n_vocab, np.float32)
-        self._best = 0
+    def __init__(self, n_vocab: int, *, compiled: bool | None = None) -> None:
+        use_compiled = is_compiled() if compiled is None else compiled
+        self._row: FloatRow = np.empty(0, np.float32)
+        self._found = _Distribution()
         self._log_z = 0.0
-        self._second = 0.0
-        self._row: FloatRow = self._shifted
+        self._read: Callable[[FloatRow], None]
+        self._read = self._compiled_reader() if use_compiled else self._numpy_reader(n_vocab)
 
     def read(self, row: FloatRow) -> int:
         """Take in a row and return its most likely token (the lowest id among equals)."""
         self._row = row
-        best = int(row.argmax())
-        np.subtract(row, row[best], out=self._shifted)
-        np.exp(self._shifted, out=self._exp)
-        self._exp[best] = 0.0
-        self._second = float(self._exp.max())
-        self._log_z = float(np.log1p(float(self._exp.sum())))
-        self._best = best
-        return best
+        self._read(row)
+        self._log_z = math.log1p(self._found.tail)
+        return int(self._found.best)
 
     def statistics(self, token: int, n_top: int = 0) -> TokenStatistics:
         """Statistics of the row last read, `token` being the one that was chosen."""
-        probability_best = float(np.exp(-self._log_z))
-        weighted = float(np.dot(self._exp, self._shifted))
-        top_ids = self._top(n_top)
+        found = self._found
+        log_z = self._log_z
+        probability_best = math.exp(-log_z)
+        second = math.exp(found.second - found.largest)
+        top_ids = _most_likely(self._row, n_top) if n_top else ()
         return TokenStatistics(
-            logprob=float(self._shifted[token]) - self._log_z,
-            entropy=max(self._log_z - weighted * probability_best, 0.0),
-            margin=(1.0 - self._second) * probability_best,
+            logprob=self._logprob(token),
+            entropy=max(log_z - found.weighted * probability_best, 0.0),
+            margin=(1.0 - second) * probability_best,
             top_ids=tuple(int(i) for i in top_ids),
-            top_logprobs=tuple(float(self._shifted[i]) - self._log_z for i in top_ids),
+            top_logprobs=tuple(self._logprob(i) for i in top_ids),
         )
 
-    def _top(self, n: int) -> NDArray[np.intp]:
-        return _most_likely(self._row, n) if n else np.empty(0, np.intp)
+    def _logprob(self, token: int | np.intp) -> float:
+        largest: float = self._found.largest
+        return float(self._row[token]) - largest - self._log_z
+
+    def _compiled_reader(self) -> Callable[[FloatRow], None]:
+        function = compiled_library().read_distribution
+        found = ctypes.byref(self._found)
+
+        def read(row: FloatRow) -> None:
+            address = ctypes.c_void_p(row.__array_interface__["data"][0])
+            function(address, ctypes.c_int64(len(row)), found)
+
+        return read
+
+    def _numpy_reader(self, n_vocab: int) -> Callable[[FloatRow], None]:
+        shifted, exp = np.empty(n_vocab, np.float32), np.empty(n_vocab, np.float32)
+        found = self._found
+
+        def read(row: FloatRow) -> None:
+            best = found.best = int(row.argmax())
+            found.largest = largest = float(row[best])
+            np.subtract(row, row[best], out=shifted)
+            np.exp(shifted, out=exp)
+            exp[best], shifted[best] = 0.0, -np.inf
+            found.second = largest + float(shifted.max())
+            found.tail = float(exp.sum())
+            np.maximum(shifted, _NEVER, out=shifted)  # its product with 0 is a number
+            found.weighted = float(np.einsum("i,i", exp, shifted))
+
+        return read
+
+
+_NEVER = -200.0
+"""Natural logarithm of a probability that 32 bits round to 0."""
 
 
 def _block_candidates(row: FloatRow, n: int) -> NDArray[np.intp]:

@@ -18,11 +18,10 @@ from llama_cpp import _ggml
 from llama_cpp import llama_cpp as lib
 from numpy.typing import NDArray
 
+from router.engine.compiled import compiled_library, is_compiled
 from router.errors import EngineError
 
 Float32Array = NDArray[np.float32]
-
-COMPILED = Path(__file__).with_name("_tap.so")
 
 _UNBELIEVABLE = ctypes.c_size_t(-1).value
 
@@ -85,7 +84,7 @@ class Tap:
             out=self._out.ctypes.data,
             mode=Copy.NOTHING,
         )
-        use_compiled = COMPILED.exists() if compiled is None else compiled
+        use_compiled = is_compiled() if compiled is None else compiled
         self.is_compiled = use_compiled
         self.callback: Any = _compiled_callback() if use_compiled else _python_callback()
         self.user_data = ctypes.cast(ctypes.pointer(self._struct), ctypes.c_void_p)
@@ -128,8 +127,7 @@ def _ggml_base() -> ctypes.CDLL:
 
 @functools.cache
 def _compiled_callback() -> Any:
-    library = ctypes.CDLL(str(COMPILED))
-    return ctypes.cast(library.tap_eval, lib.ggml_backend_sched_eval_callback)
+    return ctypes.cast(compiled_library().tap_eval, lib.ggml_backend_sched_eval_callback)
 
 
 @functools.cache

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from router.engine.compiled import is_compiled
 from router.engine.context import BatchEntry, Context
 from router.engine.llama import Model
 from router.engine.local import LocalEngine
 from router.engine.messages import EngineConfig, GenerateRequest, Message, default_hidden_layers
-from router.engine.tap import COMPILED, Copy, Tap
+from router.engine.tap import Copy, Tap
 from router.errors import EngineError
 from tests.router.engine.make_hidden_states import FIXTURE, MAX_TOKENS, QUESTION
 from uq.signals import HiddenStates
@@ -81,7 +82,7 @@ async def test_an_answer_of_one_cut_token_has_no_answer_states(engine: LocalEngi
 def test_the_compiled_callback_copies_what_the_one_in_python_does(
     engine_config: EngineConfig,
 ) -> None:
-    assert COMPILED.exists(), "the package was installed without a compiler"
+    assert is_compiled(), "the package was installed without a compiler"
     model = Model(Path(engine_config.model_path))
     prompt = model.tokenize("The quick brown fox", add_special=False, parse_special=False)
     results = []

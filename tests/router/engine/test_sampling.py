@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
+from router.engine.compiled import is_compiled
 from router.engine.messages import Sampler
 from router.engine.sampling import StepReader, TokenChooser, filtered
 
 Row = NDArray[np.float32]
+
+either_reader = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "numpy"])
+
+
+def reader_of(n: int, compiled: bool) -> StepReader:
+    assert is_compiled(), "the package was installed without a compiler"
+    return StepReader(n, compiled=compiled)
 
 
 def row_of(*probabilities: float) -> Row:
@@ -25,8 +33,9 @@ def random_row(seed: int, n: int = 1000, scale: float = 4.0) -> Row:
     return (np.random.default_rng(seed).normal(size=n) * scale).astype(np.float32)
 
 
-def test_statistics_of_a_distribution_worked_out_by_hand() -> None:
-    reader = StepReader(4)
+@either_reader
+def test_statistics_of_a_distribution_worked_out_by_hand(compiled: bool) -> None:
+    reader = reader_of(4, compiled)
     assert reader.read(row_of(0.25, 0.5, 0.125, 0.125)) == 1
     found = reader.statistics(0, n_top=2)
     assert found.logprob == pytest.approx(np.log(0.25))
@@ -36,10 +45,13 @@ def test_statistics_of_a_distribution_worked_out_by_hand() -> None:
     assert found.top_logprobs == pytest.approx((np.log(0.5), np.log(0.25)))
 
 
+@either_reader
 @given(st.integers(0, 2**32), st.integers(2, 3000), st.floats(0.01, 30))
-def test_statistics_equal_a_plain_float64_softmax(seed: int, n: int, scale: float) -> None:
+def test_statistics_equal_a_plain_float64_softmax(
+    compiled: bool, seed: int, n: int, scale: float
+) -> None:
     row = random_row(seed, n, scale)
-    reader = StepReader(n)
+    reader = reader_of(n, compiled)
     best = reader.read(row)
     token = seed % n
     n_top = min(5, n)
@@ -55,12 +67,52 @@ def test_statistics_equal_a_plain_float64_softmax(seed: int, n: int, scale: floa
     assert list(found.top_ids) == list(np.argsort(-row, kind="stable")[:n_top])
 
 
-def test_a_near_certain_token_does_not_round_to_log_probability_zero() -> None:
-    reader = StepReader(3)
+@either_reader
+def test_a_near_certain_token_does_not_round_to_log_probability_zero(compiled: bool) -> None:
+    reader = reader_of(3, compiled)
     reader.read(np.array([60.0, 0.0, 1.0], np.float32))
     found = reader.statistics(0)
     assert found.logprob == pytest.approx(-(np.exp(-60) + np.exp(-59)))
     assert found.logprob < 0.0
+
+
+@either_reader
+@pytest.mark.parametrize("position", [0, 1, 15, 16, 1023, 1024, 2050, 3006])
+def test_the_lowest_of_equally_likely_tokens_is_the_best(compiled: bool, position: int) -> None:
+    row = random_row(2, 3007)
+    row[position] = row[3006] = 50.0
+    reader = reader_of(3007, compiled)
+    assert reader.read(row) == position
+    if position < 3006:
+        found = reader.statistics(3006)
+        assert found.margin == pytest.approx(0.0, abs=1e-6)
+        assert found.logprob == pytest.approx(-np.log(2))
+
+
+@either_reader
+def test_tokens_that_can_not_come_count_as_nothing(compiled: bool) -> None:
+    reader = reader_of(4, compiled)
+    assert reader.read(np.array([-np.inf, 0.0, -np.inf, 0.0], np.float32)) == 1
+    found = reader.statistics(3)
+    assert found.entropy == pytest.approx(np.log(2))
+    assert found.logprob == pytest.approx(-np.log(2))
+    assert reader.statistics(0).logprob == -np.inf
+    assert reader.read(np.array([-np.inf, -1000.0, 5.0, -np.inf], np.float32)) == 2
+    found = reader.statistics(1)
+    assert (found.entropy, found.margin, found.logprob) == (0.0, 1.0, -1005.0)
+
+
+@either_reader
+@pytest.mark.parametrize("place", [0, 3, 1500])
+def test_a_row_with_something_that_is_no_number_says_nothing(compiled: bool, place: int) -> None:
+    row = random_row(4, 2000)
+    row[place] = np.nan
+    reader = reader_of(2000, compiled)
+    assert reader.read(row) == place
+    found = reader.statistics(7)
+    assert np.isnan([found.logprob, found.entropy, found.margin]).all()
+    assert reader.read(random_row(4, 2000)) == int(random_row(4, 2000).argmax())
+    assert np.isfinite(reader.statistics(7).entropy)
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 5000])
