@@ -60,13 +60,14 @@ class ProbeInput:
 
     def read_states(self, hidden: HiddenStates) -> Float32Array | None:
         """Return what `read` does of a trace with these states."""
-        if not set(self.layers) <= set(hidden.layers):
+        if self.layers != hidden.layers and not set(self.layers) <= set(hidden.layers):
             return None
-        rows = [hidden.layers.index(layer) for layer in self.layers]
-        states: FloatArray = getattr(hidden, self.place)[rows].astype(np.float64)
-        if not np.isfinite(states).all():
-            return None
-        return np.asarray(states.mean(axis=0), dtype=np.float32)
+        states: Float32Array = getattr(hidden, self.place)
+        if self.layers != hidden.layers:
+            states = states[[hidden.layers.index(layer) for layer in self.layers]]
+        mean: FloatArray = np.add.reduce(states.astype(np.float64), axis=0) / len(self.layers)
+        # One that is not finite makes its mean so; a sum of finite ones in single precision isn't.
+        return mean.astype(np.float32) if np.isfinite(mean).all() else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

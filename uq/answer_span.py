@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import re
 
-import numpy as np
-
 from uq.estimator import AnswerOnly
 from uq.trace import FloatArray, Trace
-from uq.validity import usable_logprobs, usable_offsets
+from uq.validity import mean, usable_logprobs, usable_offsets
 
 _MARKER = re.compile(
     r"""
@@ -90,7 +88,7 @@ class AnswerSpanMean(AnswerOnly):
     def score(self, trace: Trace) -> float:
         """Return ``-mean log p`` over the span; NaN when it can't be told (see `span_logprobs`)."""
         logprobs = span_logprobs(trace)
-        return float("nan") if logprobs is None else float(-logprobs.mean())
+        return float("nan") if logprobs is None else -mean(logprobs)
 
 
 class AnswerSpanMin(AnswerOnly):
@@ -124,11 +122,10 @@ def span_logprobs(trace: Trace) -> FloatArray | None:
         return None
     span = find_answer_span(trace.text, cut=trace.finish_reason == "length")
     starts = trace.offsets
-    # Tokens that share a character (a character of several tokens) share its end too.
-    edges = np.concatenate((starts, (len(trace.text),)))
-    ends = edges[starts.searchsorted(starts, side="right")]
-    inside = (starts < span.stop) & (ends > span.start)
-    return logprobs[inside] if inside.any() else None
+    first, last = starts.searchsorted(span.start, side="right"), starts.searchsorted(span.stop)
+    if first > 0:  # the one before reaches into it, and so do all that share its first character
+        first = starts.searchsorted(starts[first - 1])
+    return logprobs[first:last] if first < last else None
 
 
 def _stated(text: str, start: int) -> slice:

@@ -10,7 +10,7 @@ from uq.estimator import Access
 from uq.samples import FromSamples, sampled_texts
 from uq.similarity import jaccard
 from uq.trace import Trace
-from uq.validity import usable_logprobs
+from uq.validity import mean, usable_logprobs
 
 
 class Cocoa(FromSamples):
@@ -33,8 +33,8 @@ class Cocoa(FromSamples):
 
     def score(self, trace: Trace) -> float:
         """Return the product in [0, inf); NaN when either factor can't be told."""
-        logprobs = usable_logprobs(trace)
-        return float("nan") if logprobs is None else float(-logprobs.mean()) * dissent(trace)
+        logprobs = None if trace.samples is None else usable_logprobs(trace)
+        return float("nan") if logprobs is None else -mean(logprobs) * dissent(trace)
 
 
 class CocoaMsp(FromSamples):
@@ -50,7 +50,7 @@ class CocoaMsp(FromSamples):
 
     def score(self, trace: Trace) -> float:
         """Return the product in [0, inf); NaN when either factor can't be told."""
-        logprobs = usable_logprobs(trace)
+        logprobs = None if trace.samples is None else usable_logprobs(trace)
         return float("nan") if logprobs is None else float(-logprobs.sum()) * dissent(trace)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uq.estimator import AnswerOnly
 from uq.trace import Trace
-from uq.validity import usable_entropies
+from uq.validity import mean, usable_entropies
 
 
 class MeanTokenEntropy(AnswerOnly):
@@ -25,7 +25,7 @@ class MeanTokenEntropy(AnswerOnly):
     def score(self, trace: Trace) -> float:
         """Return ``mean H`` in [0, ln(vocabulary)]; NaN when the entropies can't be believed."""
         entropies = usable_entropies(trace)
-        return float("nan") if entropies is None else float(entropies.mean())
+        return float("nan") if entropies is None else mean(entropies)
 
 
 class MaxTokenEntropy(AnswerOnly):

@@ -72,8 +72,8 @@ def estimator_names() -> tuple[str, ...]:
 
 def score_all(trace: Trace, names: Iterable[str] | None = None) -> dict[str, float]:
     """Score `trace` with the named estimators (default: all). NaN where one can't tell."""
-    chosen = estimator_names() if names is None else tuple(names)
-    return {name: get_estimator(name).score(trace) for name in chosen}
+    chosen = _registry if names is None else {name: get_estimator(name) for name in names}
+    return {name: estimator.score(trace) for name, estimator in chosen.items()}
 
 
 def extra_cost(signals: Iterable[Signal]) -> float:

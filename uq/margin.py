@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uq.estimator import AnswerOnly
 from uq.trace import Trace
-from uq.validity import usable_margins
+from uq.validity import mean, usable_margins
 
 
 class Margin(AnswerOnly):
@@ -26,4 +26,4 @@ class Margin(AnswerOnly):
     def score(self, trace: Trace) -> float:
         """Return ``1 - mean margin`` in [0, 1]; NaN when the margins can't be believed."""
         margins = usable_margins(trace)
-        return float("nan") if margins is None else float(1.0 - margins.mean())
+        return float("nan") if margins is None else 1.0 - mean(margins)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uq.estimator import AnswerOnly
 from uq.trace import Trace
-from uq.validity import usable_logprobs
+from uq.validity import mean, usable_logprobs
 
 
 class Perplexity(AnswerOnly):
@@ -28,4 +28,4 @@ class Perplexity(AnswerOnly):
     def score(self, trace: Trace) -> float:
         """Return ``-mean log p`` in [0, inf); NaN when the log-probabilities can't be believed."""
         logprobs = usable_logprobs(trace)
-        return float("nan") if logprobs is None else float(-logprobs.mean())
+        return float("nan") if logprobs is None else -mean(logprobs)

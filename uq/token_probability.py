@@ -6,7 +6,7 @@ import numpy as np
 
 from uq.estimator import AnswerOnly
 from uq.trace import Trace
-from uq.validity import usable_logprobs
+from uq.validity import mean, usable_logprobs
 
 
 class AverageTokenProbability(AnswerOnly):
@@ -27,7 +27,7 @@ class AverageTokenProbability(AnswerOnly):
     def score(self, trace: Trace) -> float:
         """Return ``1 - mean p`` in [0, 1]; NaN when the log-probabilities can't be believed."""
         logprobs = usable_logprobs(trace)
-        return float("nan") if logprobs is None else float(1.0 - np.exp(logprobs).mean())
+        return float("nan") if logprobs is None else 1.0 - mean(np.exp(logprobs))
 
 
 class MinProbability(AnswerOnly):

@@ -6,7 +6,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from uq.estimator import AnswerOnly
 from uq.trace import Trace
-from uq.validity import usable_logprobs
+from uq.validity import mean, usable_logprobs
 
 WINDOW = 16
 """Tokens in a window. Answers on the device are short (64 tokens by default): a window that held
@@ -43,6 +43,6 @@ class LowestWindowConfidence(AnswerOnly):
         if logprobs is None:
             return float("nan")
         if len(logprobs) <= WINDOW:
-            return float(-logprobs.mean())
+            return -mean(logprobs)
         windows = sliding_window_view(logprobs, WINDOW)
         return float(-windows.mean(axis=1).min())
