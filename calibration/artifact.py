@@ -153,12 +153,12 @@ class Calibration:
         methods = (self.method,) if self.band is None else (self.method, self.band.method)
         return tuple(dict.fromkeys(n for method in methods for n in self.learned.reads(method)))
 
-    @property
+    @cached_property
     def signals(self) -> frozenset[Signal]:
         """What to gather with every answer."""
         return self.learned.needs(self.method if self.band is None else self.band.method)
 
-    @property
+    @cached_property
     def closer_signals(self) -> frozenset[Signal]:
         """What to gather besides when `looks_closer` says so."""
         return self.learned.needs(self.method) - self.signals

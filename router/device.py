@@ -57,7 +57,8 @@ class Attempt:
 
     def noted(self, rule: Rule) -> Attempt:
         """The attempt, its decision with a word on the money."""
-        return dataclasses.replace(self, wanted=rule.noted(self.wanted))
+        wanted = rule.noted(self.wanted)
+        return self if wanted is self.wanted else dataclasses.replace(self, wanted=wanted)
 
 
 class Device:
@@ -93,7 +94,7 @@ class Device:
             return failed(judge, error)
         completion, *others = (with_calls(each, query.tools) for each in made)
         attempt = await self.seen(query, rule, request, completion, counts=counts)
-        return dataclasses.replace(attempt, others=tuple(others))
+        return dataclasses.replace(attempt, others=tuple(others)) if others else attempt
 
     def whole_request(self, query: Query, rule: Rule) -> GenerateRequest:
         """Asks for an answer that is sent as it is made, and judged when it is whole."""
@@ -149,12 +150,8 @@ class Device:
     ) -> Attempt:
         """What becomes of a finished answer."""
         judge, exits = rule.judge, request.exits
-        began = time.perf_counter()
-        trace = await self._look_closer(query, judge, request, completion.trace)
-        uq_ms = completion.timings.uq + (time.perf_counter() - began) * 1e3
-        completion = dataclasses.replace(
-            completion, trace=trace, timings=dataclasses.replace(completion.timings, uq=uq_ms)
-        )
+        completion = await self._look_closer(query, judge, request, completion)
+        trace = completion.trace
         with span("decide") as stage:
             scores = judge.scores(trace)
             # Nothing is awaited from here on: each decision is by all those before it.
@@ -198,18 +195,24 @@ class Device:
             return completions
 
     async def _look_closer(
-        self, query: Query, judge: Judge, request: GenerateRequest, trace: Trace
-    ) -> Trace:
+        self, query: Query, judge: Judge, request: GenerateRequest, completion: Completion
+    ) -> Completion:
         """Gather what the decision needs besides the answer; what fails stays unknown."""
+        began, trace = time.perf_counter(), completion.trace
         try:
             with span("look closer"):
                 wanted = judge.signals(query)
                 trace = await gather(self.engine, request, trace, wanted, seed=_SEED)
                 closer = judge.closer_signals(query, trace)
-                return await gather(self.engine, request, trace, closer, seed=_SEED)
+                trace = await gather(self.engine, request, trace, closer, seed=_SEED)
         except EngineError as error:
             log.warning("an answer's uncertainty could not be gathered: %s", error)
-            return trace
+        else:
+            if trace is completion.trace:  # nothing was missing
+                return completion
+        uq_ms = completion.timings.uq + (time.perf_counter() - began) * 1e3
+        timings = dataclasses.replace(completion.timings, uq=uq_ms)
+        return dataclasses.replace(completion, trace=trace, timings=timings)
 
 
 def failed(judge: Judge, error: EngineError) -> Attempt:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from calibration.artifact import Calibration
 from calibration.certificates import Certificate
-from router.answer import BudgetNote, Decision, Query, Reason, Route
+from router.answer import BudgetNote, Decision, Query, Reason
 from router.engine.messages import GREEDY, Exits
 from uq import Trace, estimator_names, get_estimator, score_all
 from uq.signals import Signal
@@ -55,7 +55,13 @@ class Judge:
 
     def escalate(self, reason: Reason) -> Decision:
         """The decision to ask the upstream where no local answer was made."""
-        return self._decision("remote", reason)
+        calibration = self._calibration
+        return Decision(
+            route="remote",
+            reason=reason,
+            threshold=calibration.threshold if calibration else None,
+            calibration=calibration.id if calibration else None,
+        )
 
     def scores(self, trace: Trace) -> dict[str, float]:
         """All uncertainty scores of `trace`, those learned by the calibration among them."""
@@ -154,27 +160,30 @@ class Judge:
         known_by = calibration if usable else None
         p_correct = math.nan if known_by is None else known_by.p_correct(scores)
         known = None if math.isnan(p_correct) else p_correct
-        kept_by_policy = dataclasses.replace(
-            self.by_policy(query), uncertainty=shown, p_correct=known
-        )
+        kept_by_policy = self.by_policy(query, uncertainty=shown, p_correct=known)
         if calibration is None:
             if query.mode == "local" or query.local_only:
                 return kept_by_policy
             return dataclasses.replace(kept_by_policy, route="remote", reason="uncalibrated")
         return _by_rule(query, kept_by_policy, _rule(query, calibration, stance, exits), stance)
 
-    def by_policy(self, query: Query) -> Decision:
+    def by_policy(
+        self,
+        query: Query,
+        *,
+        uncertainty: Mapping[str, float] | None = None,
+        p_correct: float | None = None,
+    ) -> Decision:
         """That of an answer which is kept whatever its scores turn out to be."""
-        decision = self._decision("local", "policy")
-        return dataclasses.replace(decision, calibrated_sampler=query.sampler == GREEDY)
-
-    def _decision(self, route: Route, reason: Reason) -> Decision:
         calibration = self._calibration
         return Decision(
-            route=route,
-            reason=reason,
+            route="local",
+            reason="policy",
+            p_correct=p_correct,
             threshold=calibration.threshold if calibration else None,
+            uncertainty=uncertainty or {},
             calibration=calibration.id if calibration else None,
+            calibrated_sampler=query.sampler == GREEDY,
         )
 
 
@@ -211,7 +220,8 @@ def _by_rule(
     may_leave = query.mode == "auto" and not query.local_only
     if may_leave and query.threshold is None and threshold is not None:
         threshold = max(threshold, stance.at_least)
-    kept = dataclasses.replace(kept, threshold=threshold)
+    if threshold != kept.threshold:
+        kept = dataclasses.replace(kept, threshold=threshold)
     if query.mode == "local":
         return kept
     if may_leave and stance.budget is not None:

@@ -64,9 +64,12 @@ def encode(answer: Answer, *, at: float, keep_trace: bool) -> bytes:
 
     The trace is large and only needed where the answer shows its log-probabilities.
     """
+    decision = answer.decision
+    if decision.budget is not None:  # what was left at that time
+        decision = replace(decision, budget=None)
     stored: dict[str, Any] = {
         "choices": [_stored(choice, keep_trace=keep_trace) for choice in answer.choices],
-        "decision": replace(answer.decision, budget=None),  # left at that time
+        "decision": decision,
         "usage_local": answer.usage_local,
         "usage_remote": answer.usage_remote,
         "cost_usd": answer.cost_usd,
