@@ -20,17 +20,26 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
 
     The request's body must have been read. Raises ClientGoneError, and whatever `work` raises.
     """
-    working = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task is not None, "a request is answered inside a task"
+    gone = False
+
+    def stop(_: object) -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
     leaving = asyncio.create_task(_gone(request))
+    leaving.add_done_callback(stop)
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:  # nobody else wants it to end
+            raise ClientGoneError from None
+        raise
     finally:
-        working.cancel()
+        leaving.remove_done_callback(stop)
         leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _gone(request: Request) -> None:
