@@ -19,11 +19,11 @@ from service.openai import ChatRequest
 from service.parse import Parsed, read_chat_request
 from service.query import to_query, wants_logprobs
 from service.replies import CacheStatus, Envelope, completion, router_headers
-from service.routes.common import ANSWERS, gateway_of, log_facts, takes_chat_request
+from service.routes.common import ANSWERS, PlainRoute, gateway_of, log_facts, takes_chat_request
 from service.sse import ChunkWriter, EventStream
 from service.strict_json import StrictJSONResponse, finite
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=PlainRoute)
 
 
 @router.post(
@@ -45,7 +45,7 @@ async def chat_completions(request: Request) -> Response:
 
 async def respond(request: Request, asked: Parsed[ChatRequest], form: Form) -> Response:
     """Answer what was asked, in the form of the endpoint where it was."""
-    gateway = gateway_of(request)  # a dependency would take longer to solve than the body to parse
+    gateway = gateway_of(request)
     chat, raw = asked
     tenant = tenant_of(request.headers)
     query = to_query(
