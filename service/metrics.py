@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -175,12 +176,26 @@ class Metrics:
             registry=registry,
         )
 
+        # Asked of every answer, and a metric would look its label up under a lock each time.
+        self._requests = cache(self.requests.labels)
+        self._request_seconds = cache(self.request_seconds.labels)
+        self._answers = cache(self.answers.labels)
+        self._cache_lookups = cache(self.cache_lookups.labels)
+        self._p_correct = cache(self.p_correct.labels)
+        self._stage_seconds = cache(self.stage_seconds.labels)
+        self._tokens = cache(self.tokens.labels)
+
+    def requested(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count one request that is over."""
+        self._requests(endpoint, str(status)).inc()
+        self._request_seconds(endpoint).observe(seconds)
+
     def answered(self, answer: Answer, cache: CacheStatus, *, fresh: bool) -> None:
         """Count one answer given; `fresh` if it was made for this request alone."""
         decision = answer.decision
         degraded = "true" if decision.degraded else "false"
-        self.answers.labels(decision.route, decision.reason, degraded).inc()
-        self.cache_lookups.labels("shared" if cache == "miss" and not fresh else cache).inc()
+        self._answers(decision.route, decision.reason, degraded).inc()
+        self._cache_lookups("shared" if cache == "miss" and not fresh else cache).inc()
         self.saved_usd.inc(max(0.0, answer.saved_usd))
         if fresh:
             self.worked(answer)
@@ -190,10 +205,10 @@ class Metrics:
         decision = answer.decision
         self.cost_usd.inc(max(0.0, answer.cost_usd))
         if decision.p_correct is not None and not math.isnan(decision.p_correct):
-            self.p_correct.labels(decision.route).observe(decision.p_correct)
+            self._p_correct(decision.route).observe(decision.p_correct)
         for stage in STAGES:
             if (took := answer.timings_ms.get(stage, 0.0)) > 0:
-                self.stage_seconds.labels(stage).observe(took / 1000)
+                self._stage_seconds(stage).observe(took / 1000)
         self._count_tokens("local", answer.usage_local)
         self._count_tokens("remote", answer.usage_remote)
 
@@ -255,5 +270,5 @@ class Metrics:
 
     def _count_tokens(self, leg: str, usage: Usage | None) -> None:
         if usage is not None:
-            self.tokens.labels(leg, "prompt").inc(usage.prompt_tokens)
-            self.tokens.labels(leg, "completion").inc(usage.completion_tokens)
+            self._tokens(leg, "prompt").inc(usage.prompt_tokens)
+            self._tokens(leg, "completion").inc(usage.completion_tokens)

@@ -80,9 +80,7 @@ class RequestContext:
             logs.request_id_var.reset(token)
 
     def _finish(self, scope: Scope, status: int, seconds: float, facts: dict[str, Any]) -> None:
-        endpoint = _endpoint(scope)
-        self._metrics.requests.labels(endpoint, str(status)).inc()
-        self._metrics.request_seconds.labels(endpoint).observe(seconds)
+        self._metrics.requested(_endpoint(scope), status, seconds)
         if "cut" in facts:
             self._metrics.streams_cut.inc()
         logger.log(
