@@ -9,6 +9,7 @@ import asyncio
 import pickle
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.engine.messages import (
     Completion,
@@ -59,8 +60,7 @@ Reply = EngineInfo | TextDelta | Partial | Completion | Samples | Scores | int |
 Up = Reply | RouterError
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """`body` belongs to the request numbered `id`; the start-up exchange has number 0."""
 
     id: int
