@@ -160,14 +160,17 @@ class Probe:
         x = np.asarray(states, dtype=np.float32)
         if x.ndim != 2 or x.shape[1] != self.width:
             raise ValueError(f"states have shape {x.shape}, but this probe reads (n, {self.width})")
+        logit = self._logits(x).astype(np.float64)
+        return np.where(np.isfinite(logit) & np.isfinite(x).all(axis=1), logit, np.nan)
+
+    def _logits(self, x: Float32Array) -> Float32Array:
         with np.errstate(over="ignore", invalid="ignore"):
             h = (x - self.mean) / self.scale
             for matrix, bias in self.weights[:-1]:
                 h = h @ matrix.T + bias
                 h = np.where(h > 0, h, np.float32(self.slope) * h)
             matrix, bias = self.weights[-1]
-            logit = (h @ matrix.T + bias)[:, 0].astype(np.float64)
-        return np.where(np.isfinite(logit) & np.isfinite(x).all(axis=1), logit, np.nan)
+            return np.asarray((h @ matrix.T + bias)[:, 0])
 
     def score(self, trace: Trace) -> float:
         """Return P(wrong) in [0, 1]; NaN when the trace lacks what the probe reads."""
@@ -178,7 +181,8 @@ class Probe:
         states = self.input.read_states(hidden)
         if states is None or states.shape != (self.width,):
             return math.nan
-        return _sigmoid(float(self.predict(states[np.newaxis])[0]))
+        logit = float(self._logits(states[np.newaxis])[0])
+        return _sigmoid(logit) if math.isfinite(logit) else math.nan
 
 
 class ProbeEstimator:
@@ -206,7 +210,7 @@ class ProbeEstimator:
 
 
 def _sigmoid(logit: float) -> float:
-    """1 / (1 + exp(-logit)); NaN stays NaN."""
+    """1 / (1 + exp(-logit))."""
     small = math.exp(-abs(logit))
     return (1.0 if logit >= 0.0 else small) / (1.0 + small)
 
