@@ -6,9 +6,9 @@ endpoint's clients expect.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any, Protocol
 
 from service.gateway import StreamItem
@@ -41,7 +41,7 @@ class ChatForm:
     include_usage: bool
 
     def new_id(self) -> str:
-        return f"chatcmpl-{uuid.uuid4().hex}"
+        return f"chatcmpl-{token_hex(16)}"
 
     def whole(self, completion: dict[str, Any]) -> Mapping[str, Any]:
         return completion

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
 from collections.abc import Mapping
+from secrets import token_hex
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -43,8 +43,12 @@ class RequestContext:
         headers = Headers(scope=scope)
         quiet = scope["path"] in QUIET
         span = NOTHING if quiet else self._tracing.request(headers.get("traceparent"))
+        answered = self._answer(scope, receive, send, _request_id(headers.get(HEADER)), span)
+        if span is NOTHING:
+            await answered
+            return
         with span, span.current():
-            await self._answer(scope, receive, send, _request_id(headers.get(HEADER)), span)
+            await answered
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, request_id: str, span: Span
@@ -127,4 +131,4 @@ def _request_id(given: str | None) -> str:
     """Return the client's id when it is short and plain, else a new one."""
     if given is not None and _SANE_ID.fullmatch(given):
         return given
-    return f"req_{uuid.uuid4().hex}"
+    return f"req_{token_hex(16)}"

@@ -7,7 +7,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from router.answer import Answer
@@ -164,7 +163,7 @@ class Overview:
 
     def _money_of(self, now: float) -> Money:
         """Return the day's money, by UTC as budgets count it."""
-        day = datetime.fromtimestamp(now, UTC).toordinal()
+        day = int(now // 86_400)
         if day != self._day:
             self._day, self._today = day, Money()
         return self._today

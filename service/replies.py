@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from secrets import token_hex
 from typing import Any, Literal
 
 from router.answer import Answer, Choice, Decision, Usage
@@ -34,12 +35,11 @@ class Envelope:
     @classmethod
     def new(cls, info: EngineInfo, id: str = "") -> Envelope:
         """Return a fresh envelope for an answer of the local model, with a new id or this one."""
-        build = hashlib.sha256(f"{info.model_sha256}\n{info.build}".encode()).hexdigest()
         return cls(
-            id=id or f"chatcmpl-{uuid.uuid4().hex}",
+            id=id or f"chatcmpl-{token_hex(16)}",
             created=int(time.time()),
             model=f"local:{info.model_name}",
-            fingerprint=f"fp_{build[:12]}",
+            fingerprint=_fingerprint(info.model_sha256, info.build),
         )
 
     def fields(self, kind: str) -> dict[str, Any]:
@@ -239,6 +239,12 @@ def finishes(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 def finish_choice(reason: str, index: int = 0) -> dict[str, Any]:
     """Return the choice that ends a stream."""
     return {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
+
+
+@lru_cache(maxsize=4)  # asked of every answer
+def _fingerprint(model_sha256: str, build: str) -> str:
+    digest = hashlib.sha256(f"{model_sha256}\n{build}".encode()).hexdigest()
+    return f"fp_{digest[:12]}"
 
 
 def _token(piece: bytes, logprob: float) -> dict[str, Any]:

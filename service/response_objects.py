@@ -6,9 +6,9 @@ A stream is a row of typed, numbered events. It ends with ``response.completed``
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any
 
 from router.errors import RouterError
@@ -30,7 +30,7 @@ class ResponseForm:
     include_usage: bool = True
 
     def new_id(self) -> str:
-        return f"resp_{uuid.uuid4().hex}"
+        return f"resp_{token_hex(16)}"
 
     def whole(self, completion: dict[str, Any]) -> Mapping[str, Any]:
         answer = _Answer(self.request, completion)
@@ -61,7 +61,7 @@ class _Answer:
 
     request: ResponsesRequest
     source: Mapping[str, Any]
-    item_id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
+    item_id: str = field(default_factory=lambda: f"msg_{token_hex(16)}")
     text: str = ""
     is_refusal: bool = False
     logprobs: list[dict[str, Any]] = field(default_factory=list)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -93,7 +93,7 @@ class TextForm:
     include_usage: bool
 
     def new_id(self) -> str:
-        return f"cmpl-{uuid.uuid4().hex}"
+        return f"cmpl-{token_hex(16)}"
 
     def whole(self, completion: dict[str, Any]) -> Mapping[str, Any]:
         offsets: dict[int, int] = {}
