@@ -6,9 +6,9 @@ Each is asked for by name, costs what `SIGNAL_COST` says, and is None in a trace
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,8 @@ Signal = Literal["hidden", "p_true", "options", "verbal_2s", "verbal_1s", "sampl
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
 Float32Array = NDArray[np.float32]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +53,10 @@ class HiddenStates:
                     f"hidden.{name} has shape {states.shape}, expected ({len(self.layers)}, width)"
                 )
             object.__setattr__(self, name, states)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the states as bytes, see `packed`."""
+        return _unpickled, (self.layers, *(packed(getattr(self, name)) for name in _PLACES))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; states are kept in half precision, in base64."""
@@ -159,6 +165,38 @@ SIGNAL_COST: Mapping[Signal, float] = {
 }
 """Extra compute of each signal, in units of one greedy answer of 64 tokens, as `benchmarks/uq.py`
 measured it on 2 CPU cores (docs/uncertainty.md)."""
+
+
+Packed = tuple[bytes, str, tuple[int, ...]]
+"""An array's bytes, type and shape."""
+
+
+def packed(array: NDArray[Any]) -> Packed:
+    """Return what `unpacked` makes an equal, read-only array of.
+
+    With every answer a trace comes from the engine's process. numpy's own pickles of its arrays
+    take five times as long to read.
+    """
+    return array.tobytes(), array.dtype.str, array.shape
+
+
+def unpacked(array: Packed) -> NDArray[Any]:
+    """Return the array that was `packed`."""
+    raw, dtype, shape = array
+    return np.ndarray(shape, dtype, raw)
+
+
+def restored(kind: type[T], values: Iterable[tuple[str, Any]]) -> T:
+    """Return a frozen object with these fields, which were checked when it was first made."""
+    made = object.__new__(kind)
+    for name, value in values:
+        object.__setattr__(made, name, value)
+    return made
+
+
+def _unpickled(layers: tuple[int, ...], *states: Packed) -> HiddenStates:
+    named = zip(_PLACES, map(unpacked, states), strict=True)
+    return restored(HiddenStates, [("layers", layers), *named])
 
 
 def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:

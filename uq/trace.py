@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uq.signals import SIGNALS, HiddenStates, OptionScores, Sample
+from uq.signals import (
+    SIGNALS,
+    HiddenStates,
+    OptionScores,
+    Packed,
+    Sample,
+    packed,
+    restored,
+    unpacked,
+)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -96,6 +105,11 @@ class Trace:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arrays as bytes, see `uq.signals.packed`."""
+        arrays = tuple(packed(getattr(self, name)) for name in _ARRAYS)
+        return _unpickled, (arrays, tuple(getattr(self, name) for name in _OTHERS))
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; `from_dict` is its inverse (NaN becomes None)."""
         out: dict[str, Any] = {name: _plain(getattr(self, name)) for name in _ALWAYS}
@@ -133,6 +147,13 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
 _ALWAYS = tuple(field.name for field in fields(Trace) if field.name not in SIGNALS)
 _FLOAT_FIELDS = ("logprobs", "entropies", "margins", "top_logprobs")
 _INT_FIELDS = ("tokens", "offsets", "top_ids")
+_ARRAYS = (*_FLOAT_FIELDS, *_INT_FIELDS)
+_OTHERS = tuple(field.name for field in fields(Trace) if field.name not in _ARRAYS)
+
+
+def _unpickled(arrays: tuple[Packed, ...], others: tuple[Any, ...]) -> Trace:
+    named = zip(_ARRAYS, map(unpacked, arrays), strict=True)
+    return restored(Trace, (*named, *zip(_OTHERS, others, strict=True)))
 
 
 def _plain(value: Any) -> Any:

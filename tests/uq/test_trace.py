@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import given
 
 from tests.uq.traces import make_trace, traces
 from uq import Trace
+from uq.signals import HiddenStates
 
 
 def vars_of(trace: Trace) -> dict[str, Any]:
@@ -52,9 +53,24 @@ def test_a_missing_field_is_named() -> None:
         Trace.from_dict(data)
 
 
-def test_pickle_round_trip() -> None:
-    trace = make_trace([-0.1, -0.2])
-    assert_same(pickle.loads(pickle.dumps(trace)), trace)
+@given(traces(min_tokens=0))
+def test_pickle_round_trip(trace: Trace) -> None:
+    again = pickle.loads(pickle.dumps(trace))
+    assert_same(again, trace)
+    arrays = [value for value in vars_of(again).values() if isinstance(value, np.ndarray)]
+    assert len(arrays) == 7
+    assert not any(array.flags.writeable for array in arrays)
+
+
+def test_pickle_round_trip_of_hidden_states() -> None:
+    states = [np.arange(6, dtype=np.float32).reshape(2, 3) + place for place in range(3)]
+    hidden = HiddenStates((4, 9), *states)
+    again = pickle.loads(pickle.dumps(replace(make_trace([-0.1]), hidden=hidden))).hidden
+    assert again.layers == (4, 9)
+    for name, expected in zip(("prompt_end", "answer_last", "answer_mean"), states, strict=True):
+        np.testing.assert_array_equal(getattr(again, name), expected)
+        assert getattr(again, name).dtype == np.float32
+        assert not getattr(again, name).flags.writeable
 
 
 def test_length_is_the_number_of_tokens() -> None:
