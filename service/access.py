@@ -170,7 +170,7 @@ def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
 
 def account_of(request: Request) -> Account:
     """Return what was agreed with who asks."""
-    return cast(Account, request.state.account)
+    return cast(Account, request.scope["state"]["account"])
 
 
 async def _may_look(request: Request) -> None:

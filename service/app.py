@@ -50,7 +50,6 @@ from service.routes import (
     responses,
     route,
 )
-from service.routes.common import OUTCOMES
 from service.text_completions import CompletionRequest
 from service.upstream_metrics import UpstreamCollector
 
@@ -152,7 +151,6 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
         title="seek-stronger",
         version=version("seek-stronger"),
         description=DESCRIPTION,
-        responses=OUTCOMES,
         lifespan=lifespan,
         redoc_url=None,  # says the same as /docs
         telemetry=NO_OTHER_TELEMETRY,
@@ -170,7 +168,8 @@ def create_app(settings: Settings, *, pipeline: PipelinePort | None = None) -> F
     app.add_middleware(RequestContext, metrics=measured, tracing=tracing)
     routes = (chat, completions, responses, route, feedback, budget, dashboard)
     for part in (*routes, models, cache, calibration, health, metrics):
-        app.include_router(part.router)
+        # Not as routers, for each of which FastAPI would look twice whether a request is for it.
+        app.router.routes.extend(part.router.routes)
     _handle_errors(app)
     return app
 

@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from router.budget import Standing
 from service.access import Caller
-from service.routes.common import GatewayDep
+from service.routes.common import OUTCOMES, GatewayDep
 from service.strict_json import StrictJSONResponse
 
-router = APIRouter(tags=["routing"])
+router = APIRouter(tags=["routing"], responses=OUTCOMES)
 
 
 @router.get("/v1/budget", summary="What may still be spent on the remote model")

@@ -15,12 +15,12 @@ from router.keystore import KeyStore
 from service.access import account_of, check_operator
 from service.errors import ApiError, bad_request
 from service.keys import tenant_of
-from service.routes.common import GatewayDep
+from service.routes.common import OUTCOMES, GatewayDep
 from service.strict_json import StrictJSONResponse
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=OUTCOMES)
 
 Calibration = Annotated[
     str | None,

@@ -8,10 +8,10 @@ from starlette.responses import Response
 from calibration.errors import ArtifactError
 from service.access import OperatorActs
 from service.errors import ApiError
-from service.routes.common import GatewayDep
+from service.routes.common import OUTCOMES, GatewayDep
 from service.strict_json import StrictJSONResponse
 
-router = APIRouter(tags=["routing"])
+router = APIRouter(tags=["routing"], responses=OUTCOMES)
 
 
 @router.get("/v1/calibration", summary="Describe the calibration")

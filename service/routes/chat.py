@@ -19,11 +19,18 @@ from service.openai import ChatRequest
 from service.parse import Parsed, read_chat_request
 from service.query import to_query, wants_logprobs
 from service.replies import CacheStatus, Envelope, completion, router_headers
-from service.routes.common import ANSWERS, PlainRoute, gateway_of, log_facts, takes_chat_request
+from service.routes.common import (
+    ANSWERS,
+    OUTCOMES,
+    PlainRoute,
+    gateway_of,
+    log_facts,
+    takes_chat_request,
+)
 from service.sse import ChunkWriter, EventStream
 from service.strict_json import StrictJSONResponse, finite
 
-router = APIRouter(tags=["chat"], route_class=PlainRoute)
+router = APIRouter(tags=["chat"], responses=OUTCOMES, route_class=PlainRoute)
 
 
 @router.post(

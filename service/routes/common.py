@@ -70,7 +70,7 @@ GatewayDep = Annotated[Gateway, Depends(_gateway)]
 
 def log_facts(request: Request) -> dict[str, Any]:
     """Return the dictionary whose content becomes part of the request's line in the log."""
-    return cast(dict[str, Any], request.state.log)
+    return cast(dict[str, Any], request.scope["state"]["log"])
 
 
 def takes_chat_request(description: str) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from starlette.responses import Response
 
 from service.parse import check_chat_request, read_request
 from service.routes.chat import respond
-from service.routes.common import ANSWERS, PlainRoute, takes
+from service.routes.common import ANSWERS, OUTCOMES, PlainRoute, takes
 from service.text_completions import CompletionRequest, TextForm, chat_body
 
-router = APIRouter(tags=["chat"], route_class=PlainRoute)
+router = APIRouter(tags=["chat"], responses=OUTCOMES, route_class=PlainRoute)
 
 
 @router.post(

@@ -12,12 +12,12 @@ from starlette.responses import HTMLResponse, Response
 from service.access import OperatorReads
 from service.dashboard import page
 from service.gateway import Gateway
-from service.routes.common import GatewayDep
+from service.routes.common import OUTCOMES, GatewayDep
 from service.routes.metrics import engine_load
 from service.strict_json import StrictJSONResponse
 from service.upstream_metrics import reports_of
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=OUTCOMES)
 
 
 @router.get("/dashboard", summary="The operator's page", response_class=HTMLResponse)

@@ -17,10 +17,10 @@ from service.errors import ApiError, bad_request
 from service.gateway import Gateway
 from service.openai import Wire
 from service.parse import read_request
-from service.routes.common import GatewayDep
+from service.routes.common import OUTCOMES, GatewayDep
 from service.strict_json import StrictJSONResponse
 
-router = APIRouter(tags=["routing"])
+router = APIRouter(tags=["routing"], responses=OUTCOMES)
 
 
 class FeedbackRequest(Wire):

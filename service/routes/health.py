@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.routes.common import GatewayDep, Responses
+from service.routes.common import OUTCOMES, GatewayDep, Responses
 from service.strict_json import StrictJSONResponse
 from service.upstream_metrics import reports_of
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=OUTCOMES)
 
 _STATUS = {"application/json": {"schema": {"type": "object", "required": ["status"]}}}
 

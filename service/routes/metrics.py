@@ -12,9 +12,9 @@ from router.engine.messages import EngineStats
 from router.errors import EngineError
 from service.access import OperatorReads
 from service.gateway import Gateway
-from service.routes.common import GatewayDep, Responses
+from service.routes.common import OUTCOMES, GatewayDep, Responses
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], responses=OUTCOMES)
 
 STATS_TIMEOUT = 1.0
 """Seconds to wait for the engine's load; who looks must not hang with an engine that does."""

@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from service.errors import model_not_found
 from service.gateway import Gateway
-from service.routes.common import GatewayDep
+from service.routes.common import OUTCOMES, GatewayDep
 from service.strict_json import StrictJSONResponse
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], responses=OUTCOMES)
 
 
 @router.get("/v1/models", summary="List the models")

@@ -10,9 +10,9 @@ from service.parse import check_chat_request, read_request
 from service.response_objects import ResponseForm
 from service.responses import ResponsesRequest, chat_body
 from service.routes.chat import respond
-from service.routes.common import ANSWERS, PlainRoute, takes
+from service.routes.common import ANSWERS, OUTCOMES, PlainRoute, takes
 
-router = APIRouter(tags=["chat"], route_class=PlainRoute)
+router = APIRouter(tags=["chat"], responses=OUTCOMES, route_class=PlainRoute)
 
 
 @router.post(

@@ -13,10 +13,10 @@ from service.keys import tenant_of
 from service.parse import read_chat_request
 from service.query import to_query
 from service.replies import Envelope, route_decision, router_headers
-from service.routes.common import GatewayDep, takes_chat_request
+from service.routes.common import OUTCOMES, GatewayDep, takes_chat_request
 from service.strict_json import StrictJSONResponse
 
-router = APIRouter(tags=["routing"])
+router = APIRouter(tags=["routing"], responses=OUTCOMES)
 
 
 @router.post(
