@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from service import strict_json
 from service.disconnect import ClientGoneError
@@ -114,10 +114,15 @@ async def _read_body(request: Request) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                body += message.get("body", b"")
                 if len(body) > MAX_BODY_BYTES:
                     raise _too_large()
+                more = message.get("more_body", False)
     except TimeoutError:
         raise ApiError(
             408,
@@ -125,8 +130,6 @@ async def _read_body(request: Request) -> bytes:
             code="request_timeout",
             headers={"Connection": "close"},
         ) from None
-    except ClientDisconnect:
-        raise ClientGoneError from None
     return bytes(body)
 
 

@@ -8,8 +8,8 @@ it ends: a failure reaches all who wait and nobody after.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
@@ -18,13 +18,6 @@ from service.errors import stopping
 E = TypeVar("E")
 
 Source = Callable[[], AsyncGenerator[E, None]]
-
-
-class Joined(NamedTuple, Generic[E]):
-    """A seat in a run: its events, and whether this caller started it."""
-
-    events: AsyncGenerator[E, None]
-    leads: bool
 
 
 class Flight(Generic[E]):
@@ -96,6 +89,29 @@ class Flight(Generic[E]):
             raise self._failure.with_traceback(self._origin)
 
 
+class Joined(NamedTuple, Generic[E]):
+    """What a seat gives: the run's events, and whether this caller started it."""
+
+    events: AsyncGenerator[E, None]
+    leads: bool
+
+
+class Seat(Generic[E]):
+    """A place among those who watch a run; leaving its block gives it up."""
+
+    def __init__(self, flight: Flight[E], *, leads: bool) -> None:
+        self._flight = flight
+        self._joined = Joined(flight.events(), leads)
+        flight.enter()
+
+    async def __aenter__(self) -> Joined[E]:
+        return self._joined
+
+    async def __aexit__(self, *_: object) -> None:
+        self._flight.leave()
+        await self._joined.events.aclose()
+
+
 class SingleFlight(Generic[E]):
     """The runs that are under way."""
 
@@ -107,23 +123,15 @@ class SingleFlight(Generic[E]):
         """How many runs are under way."""
         return len(self._all)
 
-    @asynccontextmanager
-    async def join(self, key: str | None, source: Source[E]) -> AsyncIterator[Joined[E]]:
+    def join(self, key: str | None, source: Source[E]) -> Seat[E]:
         """Take a seat in the run of `key`, starting it with `source` when there is none.
 
-        A `key` of None never shares. Leaving the block gives the seat up.
+        A `key` of None never shares.
         """
         flight = self._by_key.get(key) if key is not None else None
-        leads = flight is None
         if flight is None:
-            flight = self._start(key, source)
-        flight.enter()
-        events = flight.events()
-        try:
-            yield Joined(events, leads)
-        finally:
-            flight.leave()
-            await events.aclose()
+            return Seat(self._start(key, source), leads=True)
+        return Seat(flight, leads=False)
 
     async def close(self) -> None:
         """Cancel every run and wait until all have ended."""

@@ -86,11 +86,10 @@ class WorkerEngine:
             self._child = None
 
     async def generate(self, request: GenerateRequest) -> Completion:
-        async with contextlib.aclosing(self.stream(request)) as events:
-            async for event in events:
-                if isinstance(event, Completion):
-                    return event
-        raise EngineDown("the engine ended an answer without completing it")
+        reply = await self._running.ask_one(request)
+        if not isinstance(reply, Completion):
+            raise _unexpected(reply)
+        return reply
 
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[StreamPart, None]:
         async with contextlib.aclosing(self._running.ask(request)) as replies:
@@ -202,28 +201,29 @@ class _Child:
 
     async def ask(self, body: wire.Down) -> AsyncGenerator[wire.Reply, None]:
         """Send a request and yield its replies; closing the iterator cancels the request."""
-        number = next(self._numbers)
-        replies = self._replies[number] = asyncio.Queue()
-        self._send(number, body)
-        is_last = False
-        try:
+        with _Asked(self, body) as asked:
             while True:
-                reply = await replies.get()
-                is_last = not isinstance(reply, TextDelta | Partial)
-                if isinstance(reply, RouterError):
-                    raise reply
-                yield reply
-        finally:
-            del self._replies[number]
-            if not is_last and not self.gone.is_set():
-                self._send(number, wire.Cancel())
+                yield await asked.reply()
 
     async def ask_one(self, body: wire.Down) -> wire.Reply:
-        """Send a request that has one reply."""
-        async with contextlib.aclosing(self.ask(body)) as replies:
-            return await anext(replies)
+        """Send a request and return its last reply."""
+        with _Asked(self, body) as asked:
+            reply = await asked.reply()
+            while not asked.ended:
+                reply = await asked.reply()
+            return reply
 
-    def _send(self, number: int, body: wire.Down) -> None:
+    def expect(self) -> tuple[int, asyncio.Queue[wire.Up]]:
+        """A new request's number, and where its replies will be."""
+        number = next(self._numbers)
+        replies = self._replies[number] = asyncio.Queue()
+        return number, replies
+
+    def forget(self, number: int) -> None:
+        """Expect no further replies to this request."""
+        del self._replies[number]
+
+    def send(self, number: int, body: wire.Down) -> None:
         wire.write(self._writer, wire.Envelope(number, body))
 
     async def _deliver(self, reader: asyncio.StreamReader) -> None:
@@ -240,6 +240,32 @@ class _Child:
         code = await _end(self.process, self._writer)
         await self._pump
         return code
+
+
+class _Asked:
+    """A request under way; leaving it before its last reply has come cancels it."""
+
+    def __init__(self, child: _Child, body: wire.Down) -> None:
+        self.ended = False
+        self._child = child
+        self._number, self._replies = child.expect()
+        child.send(self._number, body)
+
+    async def reply(self) -> wire.Reply:
+        """The next reply. Raises the error that it may be."""
+        reply = await self._replies.get()
+        self.ended = not isinstance(reply, TextDelta | Partial)
+        if isinstance(reply, RouterError):
+            raise reply
+        return reply
+
+    def __enter__(self) -> _Asked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.forget(self._number)
+        if not self.ended and not self._child.gone.is_set():
+            self._child.send(self._number, wire.Cancel())
 
 
 def _unexpected(reply: wire.Reply) -> EngineError:
