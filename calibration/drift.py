@@ -52,7 +52,7 @@ MIN_REFERENCE = 30
 TOLERANCE = 0.05
 """Gap between P(correct) and the truth that is no drift."""
 
-_TILTS = (-3.0, -1.0, 1.0, 3.0)
+_TILTS = np.array([-3.0, -1.0, 1.0, 3.0])
 """Bets on a shift: the odds between the highest and the lowest rank are exp(tilt)."""
 _HALF_LIFE = 60.0
 """Of the histogram of recent scores, which bets on any other change; in answers."""
@@ -404,11 +404,9 @@ def _score_returns(urn: FloatArray, recent: FloatArray, into: IntArray) -> Float
     at = null[rows, into]
     seen = (recent[rows, into] + _PRIOR * at) / (recent.sum(axis=1) + _PRIOR)
     rank = np.cumsum(null, axis=1) - null / 2.0 - 0.5
-    payments = [seen / at]
-    for tilt in _TILTS:
-        odds = np.exp(tilt * rank)
-        payments.append(odds[rows, into] / (odds * null).sum(axis=1))
-    return np.stack(payments, axis=1)
+    odds = np.exp(_TILTS[:, None] * rank[:, None, :])
+    tilted = odds[rows, :, into] / (odds * null[:, None, :]).sum(axis=2)
+    return np.concatenate([(seen / at)[:, None], tilted], axis=1)
 
 
 def _label_returns(p: FloatArray, right: BoolArray, tolerance: float) -> FloatArray:
