@@ -19,8 +19,8 @@ MAX_DECODED_BYTES = 64 * 2**20
 """A value that grows beyond this is not one of ours."""
 
 WINDOW_BITS, MEMORY_LEVEL = 13, 6
-"""zlib's own take six times as long for an answer of 1 KB, most of it to clear 256 KiB of memory
-for each; a longer one comes out as small."""
+"""With its own, zlib would clear 256 KiB of memory for each answer, in longer than it takes to
+compress 1 KB; a longer answer comes out as small with these."""
 
 
 class CorruptValueError(Exception):
