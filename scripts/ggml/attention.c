@@ -90,7 +90,7 @@ static void read_keys(key_tile *tile, const char *keys, size_t stride, int n, in
     for (int b = 0; b < n_blocks; b++) {
         const char *blocks = keys + b * sizeof(block_q8_0);
         for (int first = 0; first < CELLS; first += LANES) {
-            uint32_t(*out)[CELLS] = (uint32_t(*)[CELLS]) & tile->numbers[b][0][first];
+            uint32_t(*out)[CELLS] = (uint32_t(*)[CELLS]) &tile->numbers[b][0][first];
             if (first + LANES <= n) {
                 turn(blocks + first * stride + offsetof(block_q8_0, qs), stride, out);
                 continue;
