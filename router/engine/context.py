@@ -70,9 +70,9 @@ class Context:
     """A KV cache of `n_context` tokens for each of `n_seq` sequences, and the batch that feeds it.
 
     Each sequence has a cache of its own (not llama.cpp's unified one), and on a CPU its keys and
-    values are of different types. llama.cpp then computes attention one row at a time, over the
-    cells in their order, so no bit depends on how the tokens were cut into batches or on what else
-    is in them. With equal types it takes other kernels for one token than for many, and logits
+    values are of different types. Attention then computes each row by itself, over the cells in
+    their order, so no bit depends on how the tokens were cut into batches or on what else is in
+    them. With equal types it takes other kernels for one token than for many, and logits
     move by up to 1.4: enough to turn a greedy answer and its uncertainty.
     """
 
