@@ -149,10 +149,7 @@ static inline __attribute__((always_inline)) void products(const row *rows, cons
 
 /* Turns scores into weights, and what was summed up so far to the same scale. */
 static inline void weigh(row *r, __m512 scores[CELLS / LANES], int64_t first, int n_numbers) {
-    if (r->seen == 0) {
-        memset(r->weights, 0, sizeof r->weights);
-        return;
-    }
+    if (r->seen == 0) return;
     const __m512 none = _mm512_set1_ps(-INFINITY);
     __m512 largest = none, total = _mm512_setzero_ps();
     for (int v = 0; v < CELLS / LANES; v++) {
@@ -193,7 +190,7 @@ static inline __attribute__((always_inline)) void add_values(row *rows, const ch
             sums[r][v] = _mm512_load_ps(rows[r].sums + first_number + v * LANES);
         }
     }
-    for (; seen != 0; seen &= seen - 1) { /* what nobody sees may be anything, also infinite */
+    for (; seen != 0; seen &= seen - 1) {
         const int cell = __builtin_ctzll(seen);
         const ggml_fp16_t *halves = (const ggml_fp16_t *) (values + cell * stride) + first_number;
         __m512 numbers[4];
@@ -202,6 +199,7 @@ static inline __attribute__((always_inline)) void add_values(row *rows, const ch
             numbers[v] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) of_vector));
         }
         for (int r = 0; r < n_rows; r++) {
+            if ((rows[r].seen >> cell & 1) == 0) continue; /* it may be infinite, or no number */
             const __m512 weight = _mm512_set1_ps(rows[r].weights[cell]);
             for (int v = 0; v < vectors; v++) {
                 sums[r][v] = _mm512_fmadd_ps(weight, numbers[v], sums[r][v]);

@@ -190,6 +190,19 @@ def test_cells_that_a_row_does_not_see_do_not_change_its_bits() -> None:
     np.testing.assert_array_equal(bits(shorter.computed()), bits(expected))
 
 
+def test_what_later_tokens_see_does_not_change_earlier_ones() -> None:
+    case = Case.by_chance(3, n_tokens=4, n_cells=256)
+    expected = case.computed()
+    k, v = case.k.copy(), case.v.copy()
+    seen_by_last_alone = np.isneginf(case.mask[0, :3]).all(axis=0) & (case.mask[0, 3] == 0)
+    assert seen_by_last_alone.any()
+    k["d"][0][:, seen_by_last_alone] = np.nan
+    v[0][:, seen_by_last_alone] = np.inf
+    found = replace(case, k=k, v=v).computed()
+    np.testing.assert_array_equal(bits(found[0, :3]), bits(expected[0, :3]))
+    assert np.isnan(found[0, 3]).all()
+
+
 def test_cells_may_be_hidden_anywhere(tolerance: float) -> None:
     case = Case.by_chance(4, n_tokens=6, n_cells=200)
     chance = np.random.default_rng(5)
