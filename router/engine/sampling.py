@@ -60,6 +60,7 @@ class StepReader:
         self._log_z = 0.0
         self._read: Callable[[FloatRow], None]
         self._read = self._compiled_reader() if use_compiled else self._numpy_reader(n_vocab)
+        self._most_likely = _compiled_most_likely if use_compiled else _most_likely
 
     def read(self, row: FloatRow) -> int:
         """Take in a row and return its most likely token (the lowest id among equals)."""
@@ -74,7 +75,7 @@ class StepReader:
         log_z = self._log_z
         probability_best = math.exp(-log_z)
         second = math.exp(found.second - found.largest)
-        top_ids = _most_likely(self._row, n_top) if n_top else ()
+        top_ids = self._most_likely(self._row, n_top) if n_top else ()
         return TokenStatistics(
             logprob=self._logprob(token),
             entropy=max(log_z - found.weighted * probability_best, 0.0),
@@ -92,8 +93,7 @@ class StepReader:
         found = ctypes.byref(self._found)
 
         def read(row: FloatRow) -> None:
-            address = ctypes.c_void_p(row.__array_interface__["data"][0])
-            function(address, ctypes.c_int64(len(row)), found)
+            function(_address(row), ctypes.c_int64(len(row)), found)
 
         return read
 
@@ -104,7 +104,8 @@ class StepReader:
         def read(row: FloatRow) -> None:
             best = found.best = int(row.argmax())
             found.largest = largest = float(row[best])
-            np.subtract(row, row[best], out=shifted)
+            with np.errstate(invalid="ignore"):  # where all are minus infinity
+                np.subtract(row, row[best], out=shifted)
             np.exp(shifted, out=exp)
             exp[best], shifted[best] = 0.0, -np.inf
             found.second = largest + float(shifted.max())
@@ -117,6 +118,24 @@ class StepReader:
 
 _NEVER = -200.0
 """Natural logarithm of a probability that 32 bits round to 0."""
+
+
+_MOST_COMPILED = 64
+"""Tokens that statistics.c finds."""
+
+
+def _compiled_most_likely(row: FloatRow, n: int) -> Sequence[int] | NDArray[np.intp]:
+    n = min(n, len(row))
+    if n > _MOST_COMPILED:
+        return _most_likely(row, n)
+    ids = (ctypes.c_int64 * n)()
+    compiled_library().most_likely(_address(row), ctypes.c_int64(len(row)), n, ids)
+    return ids[:]
+
+
+def _address(row: FloatRow) -> ctypes.c_void_p:
+    """Of the first logit; `row.ctypes.data` is the same, and takes longer."""
+    return ctypes.c_void_p(row.__array_interface__["data"][0])
 
 
 def _block_candidates(row: FloatRow, n: int) -> NDArray[np.intp]:

@@ -1,4 +1,5 @@
-/* What one row of logits says about the model's certainty, in two passes over the vocabulary.
+/* What one row of logits says about the model's certainty, in two passes over the vocabulary, and
+ * in a third one its most likely tokens.
  *
  * numpy (router/engine/sampling.py, used where no compiler was at hand) takes six. The loops are
  * over vectors of 16 numbers, which any compiler maps onto what the machine has; on x86 it does so
@@ -8,7 +9,12 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { LANES = 16, BLOCK = 1024 }; /* of so many logits sums are taken in 32 bits */
+enum {
+    LANES = 16,
+    BLOCK = 1024, /* of so many logits sums are taken in 32 bits */
+    STRIDE = 64,  /* so many are passed over at once if none of them is large enough */
+    MOST = 64     /* tokens that `most_likely` finds */
+};
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
@@ -138,4 +144,37 @@ FOR_SEVERAL_CPUS void read_distribution(const float *row, int64_t n, struct dist
         d.largest = row[d.best];
     }
     *out = d;
+}
+
+/* The ids of the `k` <= 64 largest logits of `n` >= k, largest first, the lowest first among equals.
+ * What is not a number counts as the smallest. */
+FOR_SEVERAL_CPUS void most_likely(const float *row, int64_t n, int k, int64_t *ids) {
+    float logits[MOST];
+    int found = 0;
+    for (int64_t i = 0; i < n; i += STRIDE) {
+        const int size = n - i < STRIDE ? (int) (n - i) : STRIDE;
+        if (found == k && size == STRIDE) {
+            floats largest, x;
+            load(&largest, row + i);
+            for (int j = LANES; j < STRIDE; j += LANES) {
+                load(&x, row + i + j);
+                keep_larger(&largest, &x);
+            }
+            /* A lane that began with no number keeps it; what it hides is looked at below. */
+            int none_is_larger = 1;
+            for (int j = 0; j < LANES; j++) none_is_larger &= largest[j] <= logits[k - 1];
+            if (none_is_larger) continue;
+        }
+        for (int64_t id = i; id < i + size; id++) {
+            const float logit = row[id] == row[id] ? row[id] : -INFINITY;
+            if (found == k && !(logit > logits[k - 1])) continue;
+            int place = found < k ? found++ : k - 1;
+            for (; place > 0 && logit > logits[place - 1]; place--) {
+                logits[place] = logits[place - 1];
+                ids[place] = ids[place - 1];
+            }
+            logits[place] = logit;
+            ids[place] = id;
+        }
+    }
 }

@@ -115,13 +115,39 @@ def test_a_row_with_something_that_is_no_number_says_nothing(compiled: bool, pla
     assert np.isfinite(reader.statistics(7).entropy)
 
 
-@pytest.mark.parametrize("n", [1, 255, 256, 257, 5000])
-def test_top_tokens_come_from_every_block_of_the_vocabulary(n: int) -> None:
+@either_reader
+@pytest.mark.parametrize("n_top", [1, 20, 64, 65])
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 255, 256, 257, 5000])
+def test_top_tokens_come_from_every_block_of_the_vocabulary(
+    compiled: bool, n: int, n_top: int
+) -> None:
     row = random_row(3, n)
-    reader = StepReader(n)
+    reader = reader_of(n, compiled)
     reader.read(row)
-    wanted = np.argsort(-row, kind="stable")[:20]
-    assert list(reader.statistics(0, min(20, n)).top_ids) == list(wanted)
+    wanted = np.argsort(-row, kind="stable")[:n_top]
+    assert list(reader.statistics(0, min(n_top, n)).top_ids) == list(wanted)
+
+
+@either_reader
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=300), st.integers(1, 70))
+def test_the_lowest_of_equally_likely_tokens_come_first(
+    compiled: bool, logits: list[int], n_top: int
+) -> None:
+    row = np.array([-np.inf if logit == -3 else logit for logit in logits], np.float32)
+    reader = reader_of(len(row), compiled)
+    reader.read(row)
+    n_top = min(n_top, len(row))
+    wanted = np.argsort(-row, kind="stable")[:n_top]
+    assert list(reader.statistics(0, n_top).top_ids) == list(wanted)
+
+
+def test_what_is_no_number_is_never_among_the_top_tokens_by_the_compiled_reader() -> None:
+    row = random_row(5, 400)
+    row[::16] = np.nan  # the first of each vector, which hides what comes after it
+    reader = reader_of(400, compiled=True)
+    reader.read(row)
+    wanted = np.argsort(np.where(np.isnan(row), np.inf, -row), kind="stable")[:10]
+    assert list(reader.statistics(0, 10).top_ids) == list(wanted)
 
 
 def test_greedy_takes_the_most_likely_token() -> None:
