@@ -55,7 +55,6 @@ class Case:
     v: NDArray[np.float16]
     mask: NDArray[np.float16]
     """(sequence, token, cell): 0 or minus infinity"""
-    n_numbers: int
     options: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -80,7 +79,7 @@ class Case:
         last = np.sort(chance.integers(0, n_cells, size=(n_sequences, n_tokens)), axis=1)
         hidden = np.arange(n_cells) > last[..., None]
         mask = np.where(hidden, -np.inf, 0).astype(np.float16)
-        return cls(q, to_q8_0(k), v, mask, n_numbers)
+        return cls(q, to_q8_0(k), v, mask)
 
     def computed(self, n_threads: int = 2) -> Array:
         """By ggml: (sequence, token, head, number)."""
@@ -99,8 +98,8 @@ class Case:
 
     def defined(self) -> NDArray[np.float64]:
         """By the definition, of the numbers that ggml multiplies: queries in 8 bits as well."""
-        n_sequences, n_heads, _, d = self.q.shape
-        group = n_heads // self.v.shape[1]
+        d = self.q.shape[3]
+        group = self.q.shape[1] // self.v.shape[1]
         q = from_q8_0(to_q8_0(self.q), self.q.shape)
         k = from_q8_0(self.k, self.v.shape).repeat(group, axis=1)
         v = self.v.astype(np.float64).repeat(group, axis=1)
@@ -112,7 +111,6 @@ class Case:
         weights /= weights.sum(axis=-1, keepdims=True)
         seen_v = np.where(np.isfinite(v), v, 0)
         found: NDArray[np.float64] = (weights @ seen_v).transpose(0, 2, 1, 3)
-        assert found.shape[0] == n_sequences
         return found
 
 
